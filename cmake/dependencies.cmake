@@ -1,0 +1,26 @@
+# Libraries from the distribution, or from .deps/ where tools/setup --user unpacked them (CMAKE_PREFIX_PATH).
+find_package(OpenMP REQUIRED)
+find_package(simdjson REQUIRED)
+find_package(nlohmann_json REQUIRED)
+find_package(yaml-cpp REQUIRED)
+find_package(Boost REQUIRED COMPONENTS program_options)
+
+# yaml-cpp before 0.8 exports no namespaced target.
+add_library(qlora_yaml INTERFACE)
+if(TARGET yaml-cpp::yaml-cpp)
+  target_link_libraries(qlora_yaml INTERFACE yaml-cpp::yaml-cpp)
+else()
+  target_link_libraries(qlora_yaml INTERFACE yaml-cpp)
+endif()
+
+# PCRE2 ships no CMake package in Debian or Ubuntu.
+find_path(PCRE2_INCLUDE_DIR pcre2.h REQUIRED)
+find_library(PCRE2_LIBRARY pcre2-8 REQUIRED)
+add_library(qlora_pcre2 INTERFACE)
+target_include_directories(qlora_pcre2 SYSTEM INTERFACE ${PCRE2_INCLUDE_DIR})
+target_link_libraries(qlora_pcre2 INTERFACE ${PCRE2_LIBRARY})
+
+if(QLORA_TESTS)
+  find_package(GTest REQUIRED)
+  include(GoogleTest)
+endif()

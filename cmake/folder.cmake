@@ -1,0 +1,62 @@
+# One static library a folder, one test program a folder.
+
+function(qlora_options target)
+  target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
+  # Floating point means what is written: no contraction and no reassociation behind the author's back.
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off)
+  if(QLORA_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(QLORA_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=address,undefined -fno-sanitize-recover=all
+                                             -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=address,undefined)
+  endif()
+endfunction()
+
+function(qlora_folder name)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cc)
+  list(FILTER sources EXCLUDE REGEX "_(test|bench)\\.cc$")
+  add_library(qlora_${name} STATIC ${sources})
+  target_link_libraries(qlora_${name} PUBLIC ${ARG_LINK})
+  qlora_options(qlora_${name})
+endfunction()
+
+# tools/NAME.cc is a program qlora-NAME (dashes for underscores); tools/common/ is shared by all of them.
+function(qlora_tools)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB_RECURSE common CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tools/common/*.cc)
+  add_library(qlora_tools STATIC ${common})
+  target_link_libraries(qlora_tools PUBLIC ${ARG_LINK})
+  target_compile_definitions(qlora_tools PRIVATE QLORA_VERSION="${PROJECT_VERSION}"
+                                                 QLORA_BUILD_TYPE="${CMAKE_BUILD_TYPE}")
+  qlora_options(qlora_tools)
+  file(GLOB mains CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tools/*.cc)
+  foreach(main ${mains})
+    get_filename_component(name ${main} NAME_WE)
+    string(REPLACE "_" "-" name ${name})
+    add_executable(${name} ${main})
+    target_link_libraries(${name} PRIVATE qlora_tools)
+    qlora_options(${name})
+    install(TARGETS ${name} RUNTIME DESTINATION bin)
+  endforeach()
+endfunction()
+
+# tests/NAME/*.cc, and for the kernels the *_test.cc beside each op.
+function(qlora_test name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${name}/*.cc
+       ${PROJECT_SOURCE_DIR}/${name}/*_test.cc)
+  file(GLOB support CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/*.cc)
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(test_${name} ${sources} ${support})
+  target_link_libraries(test_${name} PRIVATE qlora_${name} GTest::gtest_main)
+  target_compile_definitions(test_${name} PRIVATE QLORA_GOLDEN="${PROJECT_SOURCE_DIR}/tests/golden"
+                                                  QLORA_SOURCE="${PROJECT_SOURCE_DIR}"
+                                                  QLORA_BIN="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+  qlora_options(test_${name})
+  gtest_discover_tests(test_${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST
+                       PROPERTIES TIMEOUT 600)
+endfunction()

@@ -1,0 +1,40 @@
+#pragma once
+#include <cstdint>
+#include <span>
+
+#include "memory/exec.h"
+#include "memory/view.h"
+
+namespace qlora {
+
+// Causal self-attention over documents laid end to end (FlashAttention-2, Dao 2023, arXiv:2307.08691, blocked
+// with online softmax; nothing of size [tokens, tokens] exists). Query head h reads key head h / (q_heads /
+// kv_heads) (GQA).
+struct AttentionShape {
+  int q_heads = 0, kv_heads = 0, head_dim = 0;
+  float scale = 0;    // on q.k
+  int window = 0;     // > 0: a query sees the last `window` keys up to its own; 0: all
+  float softcap = 0;  // > 0: score = softcap * tanh(score / softcap), after scale
+};
+
+// Documents of a batch as cu_seqlens: document d has query rows [q[d], q[d+1]) and key rows [k[d], k[d+1]);
+// both ascend from 0. In training they are the same span. A document's last query row stands at its last key
+// row (a KV cache has more keys).
+struct Segments {
+  std::span<const int32_t> q, k;
+};
+
+// q [Tq, q_heads*head_dim], k and v [Tk, kv_heads*head_dim] -> o like q, lse fp32 [q_heads, Tq] (log sum exp
+// of the scores; may be empty when no backward follows). q, k, v, o share a dtype, fp32 or bf16; scores,
+// softmax and sums are fp32. Results of a document do not depend on what else is in the batch, nor on
+// threads.
+void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& q,
+                       const ConstMat& k, const ConstMat& v, const Mat& o, const Mat& lse);
+
+// dq, dk, dv = (assigned), in q's dtype. `d_o` [Tq, q_heads*head_dim]. d_o, q, k, v, o share a dtype.
+// Two passes (dK and dV, then dQ): a fixed order of sums, no atomics. No aliasing.
+void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& d_o,
+                        const ConstMat& q, const ConstMat& k, const ConstMat& v, const ConstMat& o,
+                        const ConstMat& lse, const Mat& dq, const Mat& dk, const Mat& dv);
+
+}  // namespace qlora

@@ -1,0 +1,109 @@
+#include "memory/exec.h"
+
+#include <sys/mman.h>
+
+#include <cstring>
+
+namespace qlora {
+namespace {
+
+constexpr size_t kReservation = size_t{1} << 44;  // addresses only: no page of it is ever touched
+
+size_t aligned(size_t bytes) { return (bytes + Trace::kAlign - 1) / Trace::kAlign * Trace::kAlign; }
+
+}  // namespace
+
+void Buffer::reset() {
+  if (exec_ != nullptr) exec_->release(*this);
+  exec_ = nullptr;
+  trace_ = nullptr;
+  data_ = nullptr;
+}
+
+Exec Exec::rehearsal(int threads) {
+  Exec e({DeviceKind::rehearsal, 0}, threads, nullptr);
+  void* p = mmap(nullptr, kReservation, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  check(p != MAP_FAILED, "no address space for a rehearsal");
+  e.reservation_ = static_cast<std::byte*>(p);
+  return e;
+}
+
+Exec::Exec(Exec&& o) noexcept
+    : device_(o.device_),
+      threads_(o.threads_),
+      arena_(o.arena_),
+      poison_(o.poison_),
+      trace_(o.trace_),
+      next_(o.next_),
+      reservation_(std::exchange(o.reservation_, nullptr)),
+      handed_out_(o.handed_out_) {}
+
+Exec::~Exec() {
+  if (reservation_ != nullptr) munmap(reservation_, kReservation);
+}
+
+Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
+  check(trace_ != nullptr, "allocation outside a phase: ", name);
+  bytes = aligned(bytes == 0 ? 1 : bytes);
+  Buffer b;
+  b.exec_ = this;
+  b.trace_ = trace_;
+  b.span_ = next_++;
+  if (rehearsing()) {
+    trace_->spans.push_back({name, region, bytes, trace_->now++, Trace::kForever});
+    check(handed_out_ + bytes <= kReservation, "rehearsal ran out of addresses");
+    b.data_ = reservation_ + handed_out_;
+    handed_out_ += bytes;
+    return b;
+  }
+  check(trace_->laid_out && b.span_ < trace_->spans.size(), trace_->name, ": unplanned allocation ", name);
+  const Span& s = trace_->spans[b.span_];
+  check(s.name == name && bytes <= s.bytes, trace_->name, ": planned ", s.name, " of ", s.bytes,
+        " bytes, asked for ", name, " of ", bytes);
+  b.data_ = arena_ + trace_->base + s.offset;
+  if (poison_) std::memset(b.data_, 0xff, bytes);
+  return b;
+}
+
+Matrix Exec::matrix(Region region, const char* name, DType dtype, int64_t rows, int64_t cols) {
+  check(rows >= 0 && cols >= 0, name, ": ", rows, " x ", cols);
+  Buffer b = allocate(region, name, static_cast<size_t>(rows) * static_cast<size_t>(cols) * size_of(dtype));
+  const Mat view(b.data(), dtype, rows, cols, cols);
+  return {std::move(b), view};
+}
+
+void Exec::release(const Buffer& b) {
+  if (rehearsing()) b.trace_->spans[b.span_].died = b.trace_->now++;
+}
+
+Phase::Phase(Exec& exec, Trace& trace) : exec_(exec), former_(exec.trace_), former_next_(exec.next_) {
+  check(exec.rehearsing() || trace.laid_out, trace.name, ": entered before it was laid out");
+  exec.trace_ = &trace;
+  exec.next_ = exec.rehearsing() ? trace.spans.size() : 0;
+  check(exec.next_ == 0, trace.name, ": rehearsed twice");
+}
+
+Phase::~Phase() {
+  exec_.trace_ = former_;
+  exec_.next_ = former_next_;
+}
+
+Arena::Arena(size_t bytes) : bytes_(bytes) {
+  if (bytes == 0) return;
+  void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED)
+    fail(Category::memory, "cannot reserve ", bytes,
+         " bytes of memory: a smaller batch or sequence needs less");
+  data_ = static_cast<std::byte*>(p);
+  madvise(p, bytes, MADV_HUGEPAGE);
+}
+
+Arena::~Arena() {
+  if (data_ != nullptr) munmap(data_, bytes_);
+}
+
+void Arena::touch() {
+  for (size_t i = 0; i < bytes_; i += 4096) data_[i] = std::byte{0};
+}
+
+}  // namespace qlora

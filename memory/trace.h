@@ -1,0 +1,49 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace qlora {
+
+// What a span of memory is for: the rows of a memory plan.
+enum class Region : uint8_t { base, adapter, gradients, moments, activations, workspace, logits, data };
+const char* name_of(Region r);
+
+// One allocation: when it is made and freed, counted in events of its trace, and where it lies in the arena.
+struct Span {
+  std::string name;
+  Region region;
+  size_t bytes;
+  int64_t born, died;
+  size_t offset = 0;
+};
+
+struct OpCost {
+  const char* name;
+  double flops, bytes_read, bytes_written;
+};
+
+// What one phase (a microbatch, an optimizer step, an evaluation batch) allocates and computes, in order, as
+// rehearsed once for the largest batch. The order of allocations hangs on the configuration alone, never on
+// data: a real request may be smaller than its span, never larger, and comes in the same place.
+struct Trace {
+  static constexpr int64_t kForever = INT64_MAX;
+  static constexpr size_t kAlign = 64;
+
+  explicit Trace(std::string name) : name(std::move(name)) {}
+  std::string name;
+  std::vector<Span> spans;
+  std::vector<OpCost> ops;
+  int64_t now = 0;
+  size_t base = 0;   // where in the arena the phase's memory begins
+  size_t bytes = 0;  // its extent, by lay_out
+  bool laid_out = false;
+
+  // Gives every span an offset: largest first, each at the lowest place that is free over its whole life.
+  void lay_out();
+  size_t peak_live_bytes() const;  // lower bound of `bytes`
+  double flops() const;
+};
+
+}  // namespace qlora
