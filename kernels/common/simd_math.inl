@@ -1,0 +1,25 @@
+// Transcendentals over Vec, one definition for every ISA. Coefficients of exp: Cephes expf (Moshier).
+
+// exp(x) to about 1 ulp: x = n ln2 + r, |r| <= ln2/2, a degree-6 minimax polynomial in r. x above 88.37 gives
+// the largest power's product (finite), x below -87.3 gives 0 (results below 2^-126 are flushed).
+inline Vec exp(Vec x) {
+  const Vec low = set1(-87.33654f), high = set1(88.37626f);
+  const Vec clamped = min(high, max(low, x));
+  const Vec n = round_even(mul(clamped, set1(1.44269504f)));
+  Vec r = fma(n, set1(-0.693359375f), clamped);
+  r = fma(n, set1(2.12194440e-4f), r);
+  Vec p = set1(1.9875691500e-4f);
+  p = fma(p, r, set1(1.3981999507e-3f));
+  p = fma(p, r, set1(8.3334519073e-3f));
+  p = fma(p, r, set1(4.1665795894e-2f));
+  p = fma(p, r, set1(1.6666665459e-1f));
+  p = fma(p, r, set1(5.0000001201e-1f));
+  const Vec e = add(fma(p, mul(r, r), r), set1(1.f));
+  return mul(e, exp2_integral(n));
+}
+
+// 1 / (1 + exp(-x))
+inline Vec sigmoid(Vec x) { return div(set1(1.f), add(set1(1.f), exp(sub(zero(), x)))); }
+
+// tanh(x) = 1 - 2 / (exp(2x) + 1): absolute error about 1e-7, which is what gelu's 1 + tanh needs.
+inline Vec tanh(Vec x) { return sub(set1(1.f), div(set1(2.f), add(exp(add(x, x)), set1(1.f)))); }
