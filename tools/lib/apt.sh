@@ -41,10 +41,11 @@ apt_knows() { apt-get -s --no-install-recommends install "$@" >/dev/null 2>&1; }
 
 # ---- without root -------------------------------------------------------------------------------------------------
 
-# apt-get over lists and a cache of our own, where the system's lists are absent or too old.
+system_apt() { apt-get -q -o Debug::NoLocking=1 -o Acquire::Retries=3 "$@"; }
+
+# The same over lists and a cache of our own, where the system's lists are absent or too old.
 user_apt() {
-  apt-get -q -o Dir::State::Lists="$DEPS/apt/lists" -o Dir::Cache="$DEPS/apt/cache" -o Debug::NoLocking=1 \
-    -o Acquire::Retries=3 "$@"
+  system_apt -o Dir::State::Lists="$DEPS/apt/lists" -o Dir::Cache="$DEPS/apt/cache" -o Acquire::Languages=none "$@"
 }
 
 user_apt_update() {
@@ -71,26 +72,37 @@ unpack_packages() {
   rm -rf "$DEPS/debs"
 }
 
-system_apt() { apt-get -q -o Debug::NoLocking=1 "$@"; }
+# A development package holds links to run-time libraries; where the system has those already, apt fetched none.
+link_system_libraries() {
+  local folder file name arch
+  arch=$(multiarch "$(find_compiler)")
+  folder=$DEPS/usr/lib/$arch
+  libraries | while read -r _ _ name; do
+    for file in "/usr/lib/$arch/lib$name.so".*; do
+      [[ ! -e $file || -e $folder/${file##*/} ]] || ln -sf "$file" "$folder/"
+    done
+  done
+}
 
 unpack_user_packages() {
-  if [[ ! -d $DEPS/apt/lists ]] && apt_knows "$@" &&
-    unpack_packages system_apt "$@"; then
-    return
+  if ! apt_knows "$@" || ! unpack_packages system_apt "$@"; then
+    user_apt_update && unpack_packages user_apt "$@" || return
+    rm -rf "$DEPS/apt"
   fi
-  user_apt_update && unpack_packages user_apt "$@"
+  link_system_libraries
 }
 
 # CMake and Ninja as PyPI has them: wheels unpacked into .deps/pypi, the programs linked into .deps/bin.
+# user_tool PROJECT VERSION WHEEL SHA256 FOLDER-OF-PROGRAMS
 user_tool() {
-  local project=$1 version=$2 wheel=$3 sha=$4 program
+  local project=$1 version=$2 wheel=$3 sha=$4 programs=$5 program
   fetch_wheel "$project" "$version" "$wheel" "$sha" "$DEPS/wheels" || return
   unzip_into "$DEPS/wheels/$wheel" "$DEPS/pypi" || return
   rm -rf "$DEPS/wheels"
   mkdir -p "$DEPS/bin"
-  for program in "$DEPS/pypi/$project/data/bin"/*; do
-    chmod +x "$program"
-    ln -sf "../pypi/$project/data/bin/$(basename "$program")" "$DEPS/bin/"
+  for program in "$DEPS/pypi/$programs"/*; do
+    chmod +x "$program" || return
+    ln -sf "../pypi/$programs/${program##*/}" "$DEPS/bin/"
   done
 }
 
@@ -102,7 +114,7 @@ user_cmake() {
     *) say "no CMake wheel for $(uname -m); install cmake $CMAKE_OLDEST or newer" >&2 && return 2 ;;
   esac
   user_tool cmake "$CMAKE_VERSION" \
-    "cmake-$CMAKE_VERSION-py3-none-manylinux_2_17_$platform.manylinux2014_$platform.whl" "$sha"
+    "cmake-$CMAKE_VERSION-py3-none-manylinux_2_17_$platform.manylinux2014_$platform.whl" "$sha" cmake/data/bin
 }
 
 user_ninja() {
@@ -112,7 +124,8 @@ user_ninja() {
     aarch64) platform=manylinux_2_17_aarch64.manylinux2014_aarch64 sha=d3090d4488fadf6047d0d7a1db0c9643a8d391f0d94729554dbb89b5bdc769d7 ;;
     *) say "no Ninja wheel for $(uname -m); install ninja" >&2 && return 2 ;;
   esac
-  user_tool ninja "$NINJA_VERSION" "ninja-$NINJA_VERSION-py3-none-$platform.whl" "$sha"
+  user_tool ninja "$NINJA_VERSION" "ninja-$NINJA_VERSION-py3-none-$platform.whl" "$sha" \
+    "ninja-$NINJA_VERSION.data/scripts"
 }
 
 # user_install PACKAGES...: everything into .deps/, nothing outside it.
@@ -120,11 +133,11 @@ user_install() {
   local packages=("$@")
   mkdir -p "$DEPS/bin"
   export PATH=$DEPS/bin:$DEPS/usr/bin:$PATH CMAKE_PREFIX_PATH=$DEPS/usr${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
-  say "Installing into .deps/ (no root needed): $*"
+  say "Installing into .deps/ (no root needed):"
   # CMake's wheel is a zip: without python3 its unpacker comes from the distribution too.
   has_cmake || have python3 || have unzip || packages+=(unzip)
   STEP_REMEDY="check the network and the proxy variables" STEP_CODE=5
-  ((${#packages[@]} == 0)) || step "unpacking the libraries" unpack_user_packages "${packages[@]}"
+  ((${#packages[@]} == 0)) || step "unpacking ${packages[*]}" unpack_user_packages "${packages[@]}"
   has_cmake || step "CMake $CMAKE_VERSION from PyPI" user_cmake
   has_ninja || step "Ninja $NINJA_VERSION from PyPI" user_ninja
 }

@@ -37,6 +37,21 @@ usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
 # Some locales write the clock with a comma.
 seconds_since() { LC_ALL=C awk -v a="${1/,/.}" -v b="${EPOCHREALTIME/,/.}" 'BEGIN { printf "%.1f s", b - a }'; }
 
+# On a terminal, what a long step is doing: seconds so far and the build's own counter.
+WATCHER=''
+watch_step() {
+  local title=$1 start=$SECONDS
+  while sleep 1; do
+    printf '\r  %s %s%d s %s%s\e[K' "$title" "$DIM" $((SECONDS - start)) \
+      "$(tail -c 4000 "$STEP_LOG" | grep -aoE '^\[[0-9]+/[0-9]+\]' | tail -n 1)" "$RESET"
+  done
+}
+stop_watching() {
+  [[ -z $WATCHER ]] || kill "$WATCHER" 2>/dev/null || true
+  WATCHER=''
+}
+trap stop_watching EXIT
+
 # try_step TITLE COMMAND...: runs the command with its output in a log; tells the title and how long it took.
 STEP_LOG=''
 try_step() {
@@ -44,8 +59,15 @@ try_step() {
   shift
   mkdir -p "$LOGS"
   STEP_LOG=$LOGS/$(tr -cs '[:alnum:]' - <<<"$title" | cut -c1-40 | sed 's/-*$//').log
+  if [[ -n $RESET ]]; then
+    : >"$STEP_LOG"
+    watch_step "$title" &
+    WATCHER=$!
+  fi
   printf '  %s ' "$title"
   "$@" >"$STEP_LOG" 2>&1 </dev/null || status=$?
+  stop_watching
+  [[ -z $RESET ]] || printf '\r  %s \e[K' "$title"
   if ((status == 0)); then
     printf '%s%s%s\n' "$DIM" "$(seconds_since "$start")" "$RESET"
   else
@@ -73,7 +95,7 @@ version_at_least() { [[ $(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1) == 
 find_compiler() {
   local name
   if [[ -n ${CXX:-} ]]; then
-    have "${CXX%% *}" || die 2 "CXX=$CXX is not a program; install it or unset CXX"
+    have "$CXX" || die 2 "CXX=$CXX is not a program; install it or unset CXX (a launcher goes into CMAKE_CXX_COMPILER_LAUNCHER)"
     printf '%s\n' "$CXX"
     return
   fi

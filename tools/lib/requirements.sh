@@ -18,7 +18,7 @@ TABLE
 
 multiarch() {
   local compiler=$1 name=
-  [[ -n $compiler ]] && name=$(${compiler%% *} -print-multiarch 2>/dev/null)
+  [[ -n $compiler ]] && name=$("$compiler" -print-multiarch 2>/dev/null)
   printf '%s\n' "${name:-$(uname -m)-linux-gnu}"
 }
 
