@@ -47,8 +47,14 @@ namespace qlora::avx512 {
   (::qlora::active_isa() == ::qlora::Isa::avx512 ? ::qlora::avx512::function(__VA_ARGS__) \
    : ::qlora::active_isa() == ::qlora::Isa::avx2 ? ::qlora::avx2::function(__VA_ARGS__)   \
                                                  : ::qlora::scalar::function(__VA_ARGS__))
+// The address of that function: picked once, before threads call it.
+#define QLORA_PICK(function)                                                  \
+  (::qlora::active_isa() == ::qlora::Isa::avx512 ? &::qlora::avx512::function \
+   : ::qlora::active_isa() == ::qlora::Isa::avx2 ? &::qlora::avx2::function   \
+                                                 : &::qlora::scalar::function)
 #else
 #define QLORA_DISPATCH(function, ...) ::qlora::scalar::function(__VA_ARGS__)
+#define QLORA_PICK(function) (&::qlora::scalar::function)
 #endif
 
 #undef QLORA_BODY

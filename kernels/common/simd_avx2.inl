@@ -47,6 +47,16 @@ inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec round_bf16(Vec a) { return {_mm256_castsi256_ps(_mm256_slli_epi32(bf16_bits(a), 16))}; }
+inline Vec select_range(Vec a, int64_t begin, int64_t end, Vec b) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const auto clamp = [](int64_t i) { return static_cast<int>(i < 0 ? 0 : i > kLanes ? kLanes : i); };
+  const __m256i below = _mm256_cmpgt_epi32(_mm256_set1_epi32(clamp(begin)), lane);
+  const __m256i inside = _mm256_andnot_si256(below, _mm256_cmpgt_epi32(_mm256_set1_epi32(clamp(end)), lane));
+  return {_mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(inside))};
+}
+inline Vec and_mask(Vec a, const uint32_t* mask) {
+  return {_mm256_and_ps(a.v, _mm256_loadu_ps(reinterpret_cast<const float*>(mask)))};
+}
 inline float sum(Vec a) {
   const __m128 h = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
   const __m128 q = _mm_add_ps(h, _mm_movehl_ps(h, h));
@@ -62,4 +72,51 @@ inline Vec exp2_integral(Vec n) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23))};
 }
 inline Vec round_even(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+// Codes of four bits: each lane takes the table's entry that its low bits name.
+inline constexpr int kTable16 = 2;  // vectors that hold 16 floats
+inline Vec look_up(const Vec* table, __m256i codes) {
+  const __m256 low = _mm256_permutevar8x32_ps(table[0].v, codes);
+  const __m256 high = _mm256_permutevar8x32_ps(table[1].v, codes);
+  return {_mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)))};
+}
+// Elements i .. i+7 (i a multiple of 8) of codes packed two to a byte, the first in the high nibble.
+inline Vec look_up_pairs(const Vec* table, const uint8_t* packed, int64_t i) {
+  int32_t four;
+  std::memcpy(&four, packed + i / 2, 4);
+  const __m256i shift = _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4);
+  return look_up(table, _mm256_srlv_epi32(_mm256_set1_epi32(four), shift));
+}
+// The low or the high nibbles of 8 bytes.
+inline Vec look_up_nibbles(const Vec* table, const uint8_t* bytes, bool high) {
+  const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+  return look_up(table, high ? _mm256_srli_epi32(wide, 4) : wide);
+}
+inline Vec load(const f16* p) {
+  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)))};
+}
+inline Vec load(const int8_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}
+inline float to_float(f16 h) { return _cvtsh_ss(h.bits); }
+// 8 x 8, in place.
+inline void transpose(Vec* r) {
+  __m256 t[8], u[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[2 * i] = _mm256_unpacklo_ps(r[2 * i].v, r[2 * i + 1].v);
+    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i].v, r[2 * i + 1].v);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    u[4 * i] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    u[4 * i + 1] = _mm256_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+    u[4 * i + 2] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    u[4 * i + 3] = _mm256_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x20);
+    r[i + 4].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
+  }
+}
 #include "kernels/common/simd_math.inl"

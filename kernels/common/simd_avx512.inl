@@ -42,6 +42,13 @@ inline Vec min(Vec a, Vec b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline Vec sqrt(Vec a) { return {_mm512_sqrt_ps(a.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec round_bf16(Vec a) { return {_mm512_castsi512_ps(_mm512_slli_epi32(bf16_bits(a), 16))}; }
+inline Vec select_range(Vec a, int64_t begin, int64_t end, Vec b) {
+  const __mmask16 inside = static_cast<__mmask16>(first(end) & ~first(begin));
+  return {_mm512_mask_mov_ps(b.v, inside, a.v)};
+}
+inline Vec and_mask(Vec a, const uint32_t* mask) {
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a.v), _mm512_loadu_si512(mask)))};
+}
 inline __m256 upper(__m512 v) { return _mm512_extractf32x8_ps(v, 1); }
 inline float sum(Vec a) {
   const __m256 o = _mm256_add_ps(_mm512_castps512_ps256(a.v), upper(a.v));
@@ -61,5 +68,59 @@ inline Vec exp2_integral(Vec n) {
 }
 inline Vec round_even(Vec a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+// Codes of four bits: each lane takes the table's entry that its low bits name.
+inline constexpr int kTable16 = 1;  // vectors that hold 16 floats
+inline Vec look_up(const Vec* table, __m512i codes) { return {_mm512_permutexvar_ps(codes, table->v)}; }
+// Elements i .. i+15 (i a multiple of 16) of codes packed two to a byte, the first in the high nibble.
+inline Vec look_up_pairs(const Vec* table, const uint8_t* packed, int64_t i) {
+  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(packed + i / 2));
+  const __m512i half = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+  const __m512i shift = _mm512_set_epi32(24, 28, 16, 20, 8, 12, 0, 4, 24, 28, 16, 20, 8, 12, 0, 4);
+  return look_up(table,
+                 _mm512_srlv_epi32(_mm512_permutexvar_epi32(half, _mm512_castsi128_si512(eight)), shift));
+}
+// The low or the high nibbles of 16 bytes.
+inline Vec look_up_nibbles(const Vec* table, const uint8_t* bytes, bool high) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+  return look_up(table, high ? _mm512_srli_epi32(wide, 4) : wide);
+}
+inline Vec load(const f16* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+inline Vec load(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+inline float to_float(f16 h) { return _cvtsh_ss(h.bits); }
+// 16 x 16, in place.
+inline void transpose(Vec* r) {
+  __m512 t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_ps(r[2 * i].v, r[2 * i + 1].v);
+    t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i].v, r[2 * i + 1].v);
+  }
+  __m512 u[16];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    u[4 * i] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0x44);
+    u[4 * i + 1] = _mm512_shuffle_ps(t[4 * i], t[4 * i + 2], 0xee);
+    u[4 * i + 2] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0x44);
+    u[4 * i + 3] = _mm512_shuffle_ps(t[4 * i + 1], t[4 * i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0x88);
+    t[i + 4] = _mm512_shuffle_f32x4(u[i], u[i + 4], 0xdd);
+    t[i + 8] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0x88);
+    t[i + 12] = _mm512_shuffle_f32x4(u[i + 8], u[i + 12], 0xdd);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i].v = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+    r[i + 8].v = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+    r[i + 4].v = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+    r[i + 12].v = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+  }
 }
 #include "kernels/common/simd_math.inl"

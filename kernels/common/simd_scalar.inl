@@ -28,9 +28,29 @@ inline Vec sqrt(Vec a) { return {std::sqrt(a.v)}; }
 // a * b + c: one rounding where the ISA has it, two here.
 inline Vec fma(Vec a, Vec b, Vec c) { return {a.v * b.v + c.v}; }
 inline Vec round_bf16(Vec a) { return {static_cast<float>(bf16(a.v))}; }
+// Lanes [begin, end) of a; the others from b.
+inline Vec select_range(Vec a, int64_t begin, int64_t end, Vec b) { return begin <= 0 && end > 0 ? a : b; }
+// a where the lane's mask is all ones, 0 where it is 0.
+inline Vec and_mask(Vec a, const uint32_t* mask) {
+  return {std::bit_cast<float>(std::bit_cast<uint32_t>(a.v) & *mask)};
+}
 inline float sum(Vec a) { return a.v; }
 inline float max_lane(Vec a) { return a.v; }
 // 2^round(n) for integral n in [-126, 127].
 inline Vec exp2_integral(Vec n) { return {std::bit_cast<float>((static_cast<int32_t>(n.v) + 127) << 23)}; }
 inline Vec round_even(Vec a) { return {std::nearbyint(a.v)}; }
+// Codes of four bits: the table's entry that the low bits name.
+inline constexpr int kTable16 = 16;  // vectors that hold 16 floats
+// Element i of codes packed two to a byte, the first in the high nibble.
+inline Vec look_up_pairs(const Vec* table, const uint8_t* packed, int64_t i) {
+  return table[i % 2 == 0 ? packed[i / 2] >> 4 : packed[i / 2] & 15];
+}
+// The low or the high nibble of a byte.
+inline Vec look_up_nibbles(const Vec* table, const uint8_t* bytes, bool high) {
+  return table[high ? *bytes >> 4 : *bytes & 15];
+}
+inline Vec load(const f16* p) { return {static_cast<float>(*p)}; }
+inline Vec load(const int8_t* p) { return {static_cast<float>(*p)}; }
+inline float to_float(f16 h) { return static_cast<float>(h); }
+inline void transpose(Vec*) {}  // 1 x 1
 #include "kernels/common/simd_math.inl"

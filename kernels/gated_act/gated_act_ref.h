@@ -1,0 +1,49 @@
+#pragma once
+#include <cmath>
+#include <cstdint>
+
+#include "kernels/gated_act/gated_act.h"
+
+namespace qlora::ref {
+
+inline constexpr double kGeluC = 0.7978845608028654;  // sqrt(2 / pi)
+inline constexpr double kGeluCubic = 0.044715;
+
+// The definitions.
+template <class T>
+T activation(Activation act, T x) {
+  using std::exp;
+  using std::tanh;
+  if (act == Activation::silu) return x / (T(1) + exp(-x));
+  return T(0.5) * x * (T(1) + tanh(T(kGeluC) * (x + T(kGeluCubic) * x * x * x)));
+}
+
+template <class T>
+T activation_derivative(Activation act, T x) {
+  using std::exp;
+  using std::tanh;
+  if (act == Activation::silu) {
+    const T s = T(1) / (T(1) + exp(-x));
+    return s * (T(1) + x * (T(1) - s));
+  }
+  const T t = tanh(T(kGeluC) * (x + T(kGeluCubic) * x * x * x));
+  return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * T(kGeluC) * (T(1) + T(3 * kGeluCubic) * x * x);
+}
+
+template <class T>
+void gated_act_forward(int64_t n, Activation act, const T* gate, const T* up, T* h) {
+  for (int64_t i = 0; i < n; ++i) h[i] = activation(act, gate[i]) * up[i];
+}
+
+// d_gate = and d_up =
+template <class T>
+void gated_act_backward(int64_t n, Activation act, const T* d_h, const T* gate, const T* up, T* d_gate,
+                        T* d_up) {
+  for (int64_t i = 0; i < n; ++i) {
+    const T g = gate[i], u = up[i], d = d_h[i];
+    d_gate[i] = d * u * activation_derivative(act, g);
+    d_up[i] = d * activation(act, g);
+  }
+}
+
+}  // namespace qlora::ref
