@@ -93,7 +93,7 @@ unpack_user_packages() {
 }
 
 # CMake and Ninja as PyPI has them: wheels unpacked into .deps/pypi, the programs linked into .deps/bin.
-# user_tool PROJECT VERSION WHEEL SHA256 FOLDER-OF-PROGRAMS
+# user_tool PROJECT VERSION WHEEL SHA256 FOLDER-OF-PROGRAMS: what is in that folder of the wheel is what runs.
 user_tool() {
   local project=$1 version=$2 wheel=$3 sha=$4 programs=$5 program
   fetch_wheel "$project" "$version" "$wheel" "$sha" "$DEPS/wheels" || return
@@ -132,10 +132,10 @@ user_ninja() {
 user_install() {
   local packages=("$@")
   mkdir -p "$DEPS/bin"
-  export PATH=$DEPS/bin:$DEPS/usr/bin:$PATH CMAKE_PREFIX_PATH=$DEPS/usr${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
+  use_deps
   say "Installing into .deps/ (no root needed):"
   # CMake's wheel is a zip: without python3 its unpacker comes from the distribution too.
-  has_cmake || have python3 || have unzip || packages+=(unzip)
+  has_cmake || have python3 || have unzip || [[ -x $DEPS/usr/bin/unzip ]] || packages+=(unzip)
   STEP_REMEDY="check the network and the proxy variables" STEP_CODE=5
   ((${#packages[@]} == 0)) || step "unpacking ${packages[*]}" unpack_user_packages "${packages[@]}"
   has_cmake || step "CMake $CMAKE_VERSION from PyPI" user_cmake

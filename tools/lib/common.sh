@@ -9,10 +9,12 @@ LOGS=$ROOT/build/logs
 SCRIPT=tools/$(basename "$0")
 
 # What tools/setup --user unpacked comes first wherever a script of tools/ looks for something.
-if [[ -d $DEPS ]]; then
-  export PATH=$DEPS/bin:$PATH
-  export CMAKE_PREFIX_PATH=$DEPS/usr${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
-fi
+use_deps() {
+  [[ $PATH == "$DEPS/bin:"* ]] || export PATH=$DEPS/bin:$PATH
+  [[ :${CMAKE_PREFIX_PATH:-}: == ":$DEPS/usr:"* ]] ||
+    export CMAKE_PREFIX_PATH=$DEPS/usr${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
+}
+[[ ! -d $DEPS ]] || use_deps
 
 BOLD='' DIM='' GREEN='' RED='' RESET=''
 if [[ -t 1 && -z ${NO_COLOR:-} && ${TERM:-dumb} != dumb ]]; then

@@ -5,7 +5,8 @@ have_pip() { have python3 && python3 -m pip --version >/dev/null 2>&1; }
 
 # A value of pip's settings as a shell can know it where pip itself is absent: environment, then its files.
 pip_setting() {
-  local variable=PIP_$(tr 'a-z-' 'A-Z_' <<<"$1") file
+  local variable file
+  variable=PIP_$(tr 'a-z-' 'A-Z_' <<<"$1")
   if [[ -n ${!variable:-} ]]; then
     printf '%s\n' "${!variable}"
     return
@@ -86,6 +87,6 @@ unzip_into() {
   elif have python3; then
     python3 -m zipfile -e "$1" "$2"
   else
-    unzip -q -o "$1" -d "$2"
+    PATH=$PATH:$DEPS/usr/bin unzip -q -o "$1" -d "$2"
   fi
 }
