@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "tests/quant/same_bits.h"
-#include "tests/support/golden.h"
+#include "tests/support/golden_tensors.h"
 
 namespace qlora {
 namespace {

@@ -9,7 +9,7 @@
 #include "quant/blockwise8.h"
 #include "quant/codebook.h"
 #include "tests/quant/same_bits.h"
-#include "tests/support/golden.h"
+#include "tests/support/golden_tensors.h"
 
 namespace qlora {
 namespace {
