@@ -4,14 +4,9 @@
 #include <utility>
 #include <vector>
 
-namespace qlora {
+#include "memory/random.h"
 
-// SplitMix64's finalizer (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
-inline uint64_t mix64(uint64_t x) {
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
-  return x ^ (x >> 31);
-}
+namespace qlora {
 
 // What a stream of random numbers is for; part of its key, so that streams of one seed are unrelated.
 enum class OrderStream : uint64_t { epoch = 1, packing = 2, evaluation = 3 };

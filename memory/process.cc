@@ -1,0 +1,78 @@
+#include "memory/process.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <fstream>
+#include <limits>
+#include <optional>
+#include <string>
+
+namespace qlora {
+namespace {
+
+// The number behind `key` in a file of "Key:   123 kB" lines, in bytes.
+std::optional<size_t> kib_field(const char* path, const std::string& key) {
+  std::ifstream in(path);
+  for (std::string line; std::getline(in, line);)
+    if (line.rfind(key, 0) == 0) return static_cast<size_t>(std::stoull(line.substr(key.size()))) * 1024;
+  return std::nullopt;
+}
+
+// A cgroup file with one number; absent, or "max": none.
+std::optional<size_t> number_in(const std::string& path) {
+  std::ifstream in(path);
+  unsigned long long v = 0;
+  if (!(in >> v)) return std::nullopt;
+  return static_cast<size_t>(v);
+}
+
+// limit - usage of this process's cgroup, walking up: every level binds.
+size_t cgroup_room() {
+  size_t room = std::numeric_limits<size_t>::max();
+  const auto consider = [&](const std::string& folder, const char* limit_file, const char* usage_file) {
+    const std::optional<size_t> limit = number_in(folder + limit_file),
+                                usage = number_in(folder + usage_file);
+    if (limit && usage) room = std::min(room, *limit > *usage ? *limit - *usage : 0);
+  };
+  std::ifstream in("/proc/self/cgroup");
+  for (std::string line; std::getline(in, line);) {
+    const bool v2 = line.rfind("0::", 0) == 0;
+    const size_t memory = line.find(":memory:");
+    if (!v2 && memory == std::string::npos) continue;
+    std::string path = v2 ? line.substr(3) : line.substr(memory + 8);
+    while (true) {
+      if (v2)
+        consider("/sys/fs/cgroup" + path + "/", "memory.max", "memory.current");
+      else
+        consider("/sys/fs/cgroup/memory" + path + "/", "memory.limit_in_bytes", "memory.usage_in_bytes");
+      if (path.size() <= 1) break;
+      const size_t slash = path.rfind('/');
+      path = slash == 0 || slash == std::string::npos ? "" : path.substr(0, slash);
+      if (path.empty()) path = "/";
+    }
+  }
+  return room;
+}
+
+}  // namespace
+
+ResidentSet resident_set() {
+  ResidentSet r;
+  r.anonymous = kib_field("/proc/self/status", "RssAnon:").value_or(0);
+  r.file = kib_field("/proc/self/status", "RssFile:").value_or(0);
+  return r;
+}
+
+size_t peak_resident_bytes() {
+  rusage u{};
+  getrusage(RUSAGE_SELF, &u);
+  return static_cast<size_t>(u.ru_maxrss) * 1024;
+}
+
+size_t available_bytes() {
+  return std::min(kib_field("/proc/meminfo", "MemAvailable:").value_or(std::numeric_limits<size_t>::max()),
+                  cgroup_room());
+}
+
+}  // namespace qlora

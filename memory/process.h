@@ -1,0 +1,19 @@
+#pragma once
+#include <cstddef>
+
+namespace qlora {
+
+// Resident bytes of this process now (/proc/self/status): anonymous pages, and pages of mapped files
+// (libraries, weights).
+struct ResidentSet {
+  size_t anonymous = 0, file = 0;
+};
+ResidentSet resident_set();
+
+// The largest resident set so far, in bytes (getrusage).
+size_t peak_resident_bytes();
+
+// What a process may still take: free memory now, never above what the cgroup's limit leaves (v2 and v1).
+size_t available_bytes();
+
+}  // namespace qlora

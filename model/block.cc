@@ -1,0 +1,304 @@
+#include "model/block.h"
+
+#include <algorithm>
+
+#include "kernels/gated_act/gated_act.h"
+#include "kernels/rms_norm/rms_norm.h"
+#include "kernels/rows/rows.h"
+
+namespace qlora {
+namespace {
+
+// The rows of tile t: none once the tokens run out.
+struct Tile {
+  int64_t begin, rows;
+  Tile(const BlockBatch& b, int64_t t)
+      : begin(std::min(t * kRowTile, b.tokens)), rows(std::min(kRowTile, b.tokens - begin)) {}
+  Mat of(const Mat& m) const { return m.row_range(begin, rows); }
+  ConstMat of(const ConstMat& m) const { return m.row_range(begin, rows); }
+  DropoutRows of(const DropoutRows& d) const { return d.row_range(begin, rows); }
+};
+
+int64_t tile_rows(const BlockBatch& b) { return std::min(kRowTile, b.tokens); }
+
+Mat first_rows(const Matrix& m, int64_t rows) { return m.view().row_range(0, rows); }
+
+AttentionShape attention_shape(const BlockDesc& d) {
+  return {d.q_heads, d.kv_heads, d.head_dim, d.attn_scale, d.window, d.softcap};
+}
+
+// y1 = norm1(x0), tile by tile, for f(tile, y1, rstd).
+template <class F>
+void for_normed_tiles(Exec& e, const BlockContext& c, const BlockBatch& b, const ConstMat& x,
+                      const float* weight, F&& f) {
+  const Matrix y = e.matrix(Region::workspace, "normed", c.numerics.compute, tile_rows(b), c.desc->dim);
+  const Matrix rstd = e.matrix(Region::workspace, "rstd", DType::f32, 1, tile_rows(b));
+  for (int64_t t = 0; t < b.tiles; ++t) {
+    const Tile tile(b, t);
+    const Mat rows = first_rows(y, tile.rows);
+    rms_norm_forward(e, tile.of(x), weight, c.desc->norm_offset, c.desc->norm_eps, rows,
+                     rstd.view().row<float>(0));
+    f(tile, rows, rstd.view().row<float>(0));
+  }
+}
+
+// q, k, v from x0.
+void fill_qkv(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved& s) {
+  if (s.q) return;
+  const BlockDesc& d = *c.desc;
+  const LinearGroup& g = c.of(Group::qkv);
+  s.q = e.matrix(Region::activations, "q", c.numerics.compute, b.tokens, d.q_dim());
+  s.k = e.matrix(Region::activations, "k", c.numerics.compute, b.tokens, d.kv_dim());
+  s.v = e.matrix(Region::activations, "v", c.numerics.compute, b.tokens, d.kv_dim());
+  s.s_qkv = e.matrix(Region::activations, "s_qkv", c.numerics.compute, b.tokens, g.rank_sum);
+  for_normed_tiles(e, c, b, s.x0, c.weights->norm1, [&](const Tile& t, const Mat& y1, const float*) {
+    const std::array<Mat, 3> out{t.of(s.q.view()), t.of(s.k.view()), t.of(s.v.view())};
+    linear_forward(e, g, t.of(b.drop), y1, t.of(s.s_qkv.view()), out, {});
+  });
+  rope(e, c.rope, b.positions, d.q_heads, d.head_dim, false, s.q);
+  rope(e, c.rope, b.positions, d.kv_heads, d.head_dim, false, s.k);
+}
+
+// o, lse from q, k, v.
+void fill_attention(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved& s) {
+  if (s.o) return;
+  s.o = e.matrix(Region::activations, "o", c.numerics.compute, b.tokens, c.desc->q_dim());
+  s.lse = e.matrix(Region::activations, "lse", DType::f32, c.desc->q_heads, b.tokens);
+  attention_forward(e, attention_shape(*c.desc), b.docs, s.q, s.k, s.v, s.o, s.lse);
+}
+
+// x1 = x0 + o_proj(o).
+void fill_middle(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved& s) {
+  if (s.x1) return;
+  const LinearGroup& g = c.of(Group::o);
+  s.x1 = e.matrix(Region::activations, "x1", c.numerics.stream, b.tokens, c.desc->dim);
+  s.s_o = e.matrix(Region::activations, "s_o", c.numerics.compute, b.tokens, g.rank_sum);
+  for (int64_t i = 0; i < b.tiles; ++i) {
+    const Tile t(b, i);
+    const Mat out = t.of(s.x1.view());
+    linear_forward(e, g, t.of(b.drop), t.of(s.o.view()), t.of(s.s_o.view()), {&out, 1}, t.of(s.x0.view()));
+  }
+}
+
+// One tile's gate, up and the S's of the MLP: rows of whole-batch buffers where they are kept, else of a
+// tile's own.
+struct MlpRows {
+  Mat gate, up, s_gate_up, s_down;
+};
+struct MlpBuffers {
+  Matrix gate, up, s_gate_up, s_down;
+  MlpBuffers(Exec& e, const BlockContext& c, Region region, int64_t rows)
+      : gate(e.matrix(region, "gate", c.numerics.compute, rows, c.desc->ff)),
+        up(e.matrix(region, "up", c.numerics.compute, rows, c.desc->ff)),
+        s_gate_up(e.matrix(region, "s_gate_up", c.numerics.compute, rows, c.of(Group::gate_up).rank_sum)),
+        s_down(e.matrix(region, "s_down", c.numerics.compute, rows, c.of(Group::down).rank_sum)) {}
+  MlpRows rows(int64_t n) const {
+    return {first_rows(gate, n), first_rows(up, n), first_rows(s_gate_up, n), first_rows(s_down, n)};
+  }
+};
+MlpRows saved_rows(const BlockSaved& s, const Tile& t) {
+  return {t.of(s.gate.view()), t.of(s.up.view()), t.of(s.s_gate_up.view()), t.of(s.s_down.view())};
+}
+
+// gate and up from y2.
+void mlp_up(Exec& e, const BlockContext& c, const DropoutRows& drop, const Mat& y2, const MlpRows& m) {
+  const std::array<Mat, 2> out{m.gate, m.up};
+  linear_forward(e, c.of(Group::gate_up), drop, y2, m.s_gate_up, out, {});
+}
+
+// y = x1 + down(act(gate) * up), into whole-batch gate and up (kept) or a tile's.
+void mlp_forward(Exec& e, const BlockContext& c, const BlockBatch& b, bool keep, BlockSaved& s,
+                 const Mat& y) {
+  MlpBuffers buffers(e, c, keep ? Region::activations : Region::workspace, keep ? b.tokens : tile_rows(b));
+  const Matrix h = e.matrix(Region::workspace, "h", c.numerics.compute, tile_rows(b), c.desc->ff);
+  for_normed_tiles(e, c, b, s.x1, c.weights->norm2, [&](const Tile& t, const Mat& y2, const float*) {
+    const MlpRows m = keep ? MlpRows{t.of(buffers.gate.view()), t.of(buffers.up.view()),
+                                     t.of(buffers.s_gate_up.view()), t.of(buffers.s_down.view())}
+                           : buffers.rows(t.rows);
+    mlp_up(e, c, t.of(b.drop), y2, m);
+    const Mat h_rows = first_rows(h, t.rows), out = t.of(y);
+    gated_act_forward(e, c.desc->activation, m.gate, m.up, h_rows);
+    linear_forward(e, c.of(Group::down), t.of(b.drop), h_rows, m.s_down, {&out, 1}, t.of(s.x1.view()));
+  });
+  if (!keep) return;
+  s.gate = std::move(buffers.gate);
+  s.up = std::move(buffers.up);
+  s.s_gate_up = std::move(buffers.s_gate_up);
+  s.s_down = std::move(buffers.s_down);
+}
+
+// dx as the linears take it: itself when the types agree, else a rounded copy of the tile.
+ConstMat rounded(Exec& e, const Mat& dx, const Mat& scratch) {
+  if (dx.dtype == scratch.dtype) return dx;
+  cast_rows(e, dx, scratch);
+  return scratch;
+}
+
+// The MLP's half, tile by tile: dx = dL/dy -> dL/dx1.
+void mlp_backward(Exec& e, const BlockContext& c, const BlockBatch& b, bool kept, BlockSaved& s,
+                  const Mat& dx) {
+  const BlockDesc& d = *c.desc;
+  const DType compute = c.numerics.compute;
+  const int64_t rows = tile_rows(b);
+  const Matrix h = e.matrix(Region::workspace, "h", compute, rows, d.ff);
+  const Matrix dh = e.matrix(Region::workspace, "dh", compute, rows, d.ff);
+  const Matrix dy = e.matrix(Region::workspace, "dy", compute, rows, d.dim);
+  const Matrix dy2 = e.matrix(Region::workspace, "dy2", DType::f32, rows, d.dim);
+  const MlpBuffers again(e, c, Region::workspace, kept ? 0 : rows);
+  for_normed_tiles(e, c, b, s.x1, c.weights->norm2, [&](const Tile& t, const Mat& y2, const float* rstd) {
+    const DropoutRows drop = t.of(b.drop);
+    const MlpRows m = kept ? saved_rows(s, t) : again.rows(t.rows);
+    const Mat h_rows = first_rows(h, t.rows), dh_rows = first_rows(dh, t.rows),
+              dy2_rows = first_rows(dy2, t.rows), dx_rows = t.of(dx);
+    if (!kept) mlp_up(e, c, drop, y2, m);
+    gated_act_forward(e, d.activation, m.gate, m.up, h_rows);
+    if (!kept) lora_down(e, c.of(Group::down), drop, h_rows, m.s_down);
+    const ConstMat dy_rows = rounded(e, dx_rows, first_rows(dy, t.rows));
+    linear_backward(e, c.of(Group::down), drop, h_rows, m.s_down, {&dy_rows, 1}, dh_rows);
+    gated_act_backward(e, d.activation, dh_rows, m.gate, m.up, m.gate, m.up);
+    const std::array<ConstMat, 2> d_gate_up{m.gate, m.up};
+    linear_backward(e, c.of(Group::gate_up), drop, y2, m.s_gate_up, d_gate_up, dy2_rows);
+    rms_norm_backward(e, dy2_rows, t.of(s.x1.view()), c.weights->norm2, d.norm_offset, rstd, dx_rows);
+  });
+}
+
+// o_proj: dx = dL/dx1 (which also goes on, as the residual) -> d_o.
+void out_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const BlockSaved& s, const Mat& dx,
+                  const Mat& d_o) {
+  const Matrix dy = e.matrix(Region::workspace, "dy", c.numerics.compute, tile_rows(b), c.desc->dim);
+  for (int64_t i = 0; i < b.tiles; ++i) {
+    const Tile t(b, i);
+    const ConstMat dy_rows = rounded(e, t.of(dx), first_rows(dy, t.rows));
+    linear_backward(e, c.of(Group::o), t.of(b.drop), t.of(s.o.view()), t.of(s.s_o.view()), {&dy_rows, 1},
+                    t.of(d_o));
+  }
+}
+
+// q, k, v: dx += through norm1.
+void qkv_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const BlockSaved& s,
+                  const std::array<ConstMat, 3>& d_qkv, const Mat& dx, bool input_gradient) {
+  const Matrix dy1 = e.matrix(Region::workspace, "dy1", DType::f32, tile_rows(b), c.desc->dim);
+  for_normed_tiles(e, c, b, s.x0, c.weights->norm1, [&](const Tile& t, const Mat& y1, const float* rstd) {
+    const std::array<ConstMat, 3> rows{t.of(d_qkv[0]), t.of(d_qkv[1]), t.of(d_qkv[2])};
+    const Mat dy1_rows = input_gradient ? first_rows(dy1, t.rows) : Mat{};
+    linear_backward(e, c.of(Group::qkv), t.of(b.drop), y1, t.of(s.s_qkv.view()), rows, dy1_rows);
+    if (input_gradient)
+      rms_norm_backward(e, dy1_rows, t.of(s.x0.view()), c.weights->norm1, c.desc->norm_offset, rstd,
+                        t.of(dx));
+  });
+}
+
+}  // namespace
+
+BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights& weights,
+                           const RopeTable& rope, Numerics numerics, const AdapterLayout& adapter,
+                           const float* params, float* grads) {
+  BlockContext c;
+  c.desc = &desc.blocks[static_cast<size_t>(block)];
+  c.weights = &weights;
+  c.rope = rope;
+  c.numerics = numerics;
+  for (int g = 0; g < kGroups; ++g) {
+    LinearGroup& group = c.group[static_cast<size_t>(g)];
+    for (LinearKind k : members(static_cast<Group>(g))) {
+      LinearGroup::Member& m = group.member[static_cast<size_t>(group.count++)];
+      m.w = weights.linear[static_cast<size_t>(k)];
+      m.bias = weights.bias[static_cast<size_t>(k)];
+      group.in = desc.in_features(block, k);
+      const LoraModule* lora = adapter.find(block, k);
+      if (lora == nullptr) continue;
+      if (group.rank_sum == 0) {
+        group.a = params + lora->a;
+        group.da = grads == nullptr ? nullptr : grads + lora->a;
+      }
+      m.rank = lora->rank;
+      m.s_col = group.rank_sum;
+      m.scale = lora->scale;
+      m.b = params + lora->b;
+      m.db = grads == nullptr ? nullptr : grads + lora->b;
+      m.module = lora->index;
+      group.rank_sum += lora->rank;
+    }
+  }
+  return c;
+}
+
+void block_forward(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep, BlockSaved& s,
+                   const Mat& y) {
+  fill_qkv(e, c, b, s);
+  fill_attention(e, c, b, s);
+  fill_middle(e, c, b, s);
+  mlp_forward(e, c, b, keep.mlp, s, y);
+  s.for_each_field(keep, [](const char*, Matrix& field, bool kept) {
+    if (!kept) field.reset();
+  });
+}
+
+void block_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep,
+                    BlockSaved& s, const Mat& dx, bool input_gradient) {
+  const BlockDesc& d = *c.desc;
+  const DType compute = c.numerics.compute;
+  fill_qkv(e, c, b, s);
+  fill_attention(e, c, b, s);
+  fill_middle(e, c, b, s);
+
+  mlp_backward(e, c, b, keep.mlp, s, dx);
+  s.gate.reset(), s.up.reset(), s.s_gate_up.reset(), s.s_down.reset(), s.x1.reset();
+
+  Matrix d_o = e.matrix(Region::workspace, "d_o", compute, b.tokens, d.q_dim());
+  out_backward(e, c, b, s, dx, d_o);
+  s.s_o.reset();
+
+  const Matrix dq = e.matrix(Region::workspace, "dq", compute, b.tokens, d.q_dim());
+  const Matrix dk = e.matrix(Region::workspace, "dk", compute, b.tokens, d.kv_dim());
+  const Matrix dv = e.matrix(Region::workspace, "dv", compute, b.tokens, d.kv_dim());
+  attention_backward(e, attention_shape(d), b.docs, d_o, s.q, s.k, s.v, s.o, s.lse, dq, dk, dv);
+  d_o.reset(), s.q.reset(), s.k.reset(), s.v.reset(), s.o.reset(), s.lse.reset();
+  rope(e, c.rope, b.positions, d.q_heads, d.head_dim, true, dq);
+  rope(e, c.rope, b.positions, d.kv_heads, d.head_dim, true, dk);
+
+  qkv_backward(e, c, b, s, {dq, dk, dv}, dx, input_gradient);
+  s.s_qkv.reset(), s.x0.reset();
+}
+
+void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, std::span<const int32_t> past,
+                 std::span<const KvCache> caches, std::span<const int32_t> positions, const ConstMat& x,
+                 const Mat& y) {
+  const BlockDesc& d = *c.desc;
+  const DType compute = c.numerics.compute;
+  const int64_t rows = x.rows;
+  const auto workspace = [&](const char* name, int64_t cols) {
+    return e.matrix(Region::workspace, name, compute, rows, cols);
+  };
+  const Matrix normed = workspace("normed", d.dim), q = workspace("q", d.q_dim()),
+               k = workspace("k", d.kv_dim()), v = workspace("v", d.kv_dim());
+  const Matrix o = workspace("o", d.q_dim()), gate = workspace("gate", d.ff), up = workspace("up", d.ff);
+  std::array<Matrix, kGroups> s;
+  for (size_t g = 0; g < s.size(); ++g) s[g] = workspace("s", c.group[g].rank_sum);
+  const auto linear = [&](Group g, const ConstMat& in, std::span<const Mat> out, const ConstMat& residual) {
+    linear_forward(e, c.of(g), {}, in, s[static_cast<size_t>(g)], out, residual);
+  };
+
+  rms_norm_forward(e, x, c.weights->norm1, d.norm_offset, d.norm_eps, normed, nullptr);
+  linear(Group::qkv, normed, std::array<Mat, 3>{q, k, v}, {});
+  rope(e, c.rope, positions, d.q_heads, d.head_dim, false, q);
+  rope(e, c.rope, positions, d.kv_heads, d.head_dim, false, k);
+  for (size_t i = 0; i < caches.size(); ++i) {
+    const int64_t begin = docs[i], n = docs[i + 1] - docs[i];
+    cast_rows(e, k.view().row_range(begin, n), caches[i].k.row_range(past[i], n));
+    cast_rows(e, v.view().row_range(begin, n), caches[i].v.row_range(past[i], n));
+    const int32_t q_rows[2] = {0, static_cast<int32_t>(n)},
+                  k_rows[2] = {0, static_cast<int32_t>(past[i] + n)};
+    attention_forward(e, attention_shape(d), {q_rows, k_rows}, q.view().row_range(begin, n),
+                      caches[i].k.row_range(0, past[i] + n), caches[i].v.row_range(0, past[i] + n),
+                      o.view().row_range(begin, n), {});
+  }
+  const Mat y_out = y;
+  linear(Group::o, o, {&y_out, 1}, x);  // y is x1 from here on
+  rms_norm_forward(e, y, c.weights->norm2, d.norm_offset, d.norm_eps, normed, nullptr);
+  linear(Group::gate_up, normed, std::array<Mat, 2>{gate, up}, {});
+  gated_act_forward(e, d.activation, gate, up, gate);
+  linear(Group::down, gate, {&y_out, 1}, y);
+}
+
+}  // namespace qlora

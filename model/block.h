@@ -1,0 +1,104 @@
+#pragma once
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/rope/rope.h"
+#include "memory/exec.h"
+#include "model/desc.h"
+#include "model/linear.h"
+
+namespace qlora {
+
+// Types of a forward and backward pass: what linears and attention take (compute), and what residuals add up
+// in (stream).
+struct Numerics {
+  DType compute = DType::bf16;
+  DType stream = DType::f32;
+};
+
+// One block's frozen weights.
+struct BlockWeights {
+  const float* norm1 = nullptr;  // [dim], fp32
+  const float* norm2 = nullptr;
+  std::array<WeightView, kLinears> linear;
+  std::array<const float*, kLinears> bias{};  // fp32 [out], null without
+};
+
+// What a batch is, to a block: rows are tokens, documents end to end.
+struct BlockBatch {
+  int64_t tokens = 0;
+  int64_t tiles = 1;  // row tiles to go through: the planned number, however few tokens there are
+  Segments docs;
+  std::span<const int32_t> positions;
+  DropoutRows drop;
+};
+
+// A block as the passes see it: description, weights, adapter (pointers into the flat buffers; grads null
+// outside training).
+struct BlockContext {
+  const BlockDesc* desc = nullptr;
+  const BlockWeights* weights = nullptr;
+  RopeTable rope;
+  Numerics numerics;
+  std::array<LinearGroup, kGroups> group;
+  const LinearGroup& of(Group g) const { return group[static_cast<size_t>(g)]; }
+};
+BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights& weights,
+                           const RopeTable& rope, Numerics numerics, const AdapterLayout& adapter,
+                           const float* params, float* grads);
+
+// Which of the saved fields stay from forward to backward; the others are computed again by the forward's own
+// pieces.
+struct SavePolicy {
+  bool qkv = true;        // q, k, v after rotation, and their S
+  bool attention = true;  // o, lse
+  bool middle = true;     // x1, the stream between attention and MLP, and o_proj's S
+  bool mlp = true;        // gate, up, and S of gate, up and down
+};
+
+// What forward leaves for backward. x0 is always kept.
+struct BlockSaved {
+  Matrix x0;              // [T, dim] stream: the block's input
+  Matrix q, k, v, s_qkv;  // compute type
+  Matrix o, lse;          // lse fp32 [q_heads, T]
+  Matrix x1, s_o;         // x1 stream
+  Matrix gate, up, s_gate_up, s_down;
+  // Every field with its name and whether `policy` keeps it.
+  template <class F>
+  void for_each_field(const SavePolicy& p, F&& f) {
+    f("x0", x0, true);
+    f("q", q, p.qkv), f("k", k, p.qkv), f("v", v, p.qkv), f("s_qkv", s_qkv, p.qkv);
+    f("o", o, p.attention), f("lse", lse, p.attention);
+    f("x1", x1, p.middle), f("s_o", s_o, p.middle);
+    f("gate", gate, p.mlp), f("up", up, p.mlp), f("s_gate_up", s_gate_up, p.mlp), f("s_down", s_down, p.mlp);
+  }
+};
+
+// Rows that projections and the MLP go through at a time: part of the arithmetic (gradients add up tile by
+// tile), so a constant.
+inline constexpr int64_t kRowTile = 512;
+
+// saved.x0 -> y [T, dim] (stream type). Fields that `keep` drops are freed before it returns.
+void block_forward(Exec& e, const BlockContext& c, const BlockBatch& batch, const SavePolicy& keep,
+                   BlockSaved& saved, const Mat& y);
+
+// The mirror of block_forward, bottom to top. dx (stream type): in dL/dy, out dL/dx0. With input_gradient off
+// (the first block: embeddings are frozen) dx is not carried below the last linear, and its content is
+// undefined. Gradients of the adapter +=. saved is consumed.
+void block_backward(Exec& e, const BlockContext& c, const BlockBatch& batch, const SavePolicy& keep,
+                    BlockSaved& saved, const Mat& dx, bool input_gradient);
+
+// Generation: x [T, dim] is one document's new tokens at `positions`; their keys and values are written to
+// rows [past, past + T) of the caches [capacity, kv_dim], which the attention reads. y = the block's output.
+struct KvCache {
+  Mat k, v;
+};
+// Several documents, each with a cache of its own: rows [docs[d], docs[d+1]) of x belong to document d, which
+// has past[d] rows already.
+void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, std::span<const int32_t> past,
+                 std::span<const KvCache> caches, std::span<const int32_t> positions, const ConstMat& x,
+                 const Mat& y);
+
+}  // namespace qlora

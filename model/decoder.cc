@@ -1,0 +1,205 @@
+#include "model/decoder.h"
+
+#include <algorithm>
+
+#include "kernels/cross_entropy/cross_entropy.h"
+#include "kernels/embedding/embedding.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/rms_norm/rms_norm.h"
+#include "kernels/rows/rows.h"
+
+namespace qlora {
+namespace {
+
+// Logits live at most this wide at a time; rows of a chunk also amortize one decode of the head.
+constexpr int64_t kLogitsBytes = int64_t{48} << 20;
+constexpr int64_t kMaxChunkRows = 256;
+
+int64_t chunks_of(int64_t rows, int64_t chunk) { return (rows + chunk - 1) / chunk; }
+
+void keep_rows(std::vector<std::vector<float>>* hidden, const ConstMat& x) {
+  if (hidden == nullptr) return;
+  std::vector<float>& out = hidden->emplace_back(static_cast<size_t>(x.rows * x.cols));
+  for (int64_t r = 0; r < x.rows; ++r)
+    for (int64_t c = 0; c < x.cols; ++c)
+      out[static_cast<size_t>(r * x.cols + c)] =
+          x.dtype == DType::f32 ? x.row<float>(r)[c] : static_cast<float>(x.row<bf16>(r)[c]);
+}
+
+}  // namespace
+
+Decoder::Decoder(std::shared_ptr<const Model> model, Numerics numerics, const BatchLimits& limits)
+    : model_(std::move(model)),
+      numerics_(numerics),
+      limits_(limits),
+      rope_(model_->rope_tables(limits.longest)),
+      saved_(static_cast<size_t>(model_->block_count())) {}
+
+BlockContext Decoder::context(int block, const AdapterView& a) const {
+  static const AdapterLayout none;
+  return block_context(model_->desc(), block, model_->block(block), rope_.view(), numerics_,
+                       a.layout == nullptr ? none : *a.layout, a.params, a.grads);
+}
+
+BlockBatch Decoder::block_batch(const TokenBatch& b, const DropoutKey& dropout) const {
+  BlockBatch batch;
+  batch.tokens = static_cast<int64_t>(b.ids.size());
+  batch.tiles = chunks_of(limits_.tokens, kRowTile);
+  batch.docs = {b.cu_seqlens, b.cu_seqlens};
+  batch.positions = b.positions;
+  batch.drop = {dropout, b.places};
+  return batch;
+}
+
+int64_t Decoder::chunk_rows() const {
+  const int64_t rows = kLogitsBytes / (model_->desc().vocab * static_cast<int64_t>(sizeof(float)));
+  return std::clamp<int64_t>(rows / 16 * 16, 16, kMaxChunkRows);
+}
+
+void Decoder::head_chunk(Exec& e, const ConstMat& x, const Mat& normed, float* rstd,
+                         const Mat& logits) const {
+  const ModelDesc& d = model_->desc();
+  rms_norm_forward(e, x, model_->final_norm(), d.final_norm_offset, d.final_norm_eps, normed, rstd);
+  const GemmTerm term{normed, model_->head()};
+  gemm_nt(e, "lm_head", {&term, 1}, {}, logits);
+}
+
+// x: the last block's output. With dx: dL/dx too, zero where a row has no loss.
+LossSum Decoder::loss(Exec& e, const TokenBatch& b, const ConstMat& x, const Mat* dx,
+                      float grad_scale) const {
+  const ModelDesc& d = model_->desc();
+  const int64_t rows = static_cast<int64_t>(b.loss_rows.size()),
+                chunk = std::min(chunk_rows(), limits_.loss_rows);
+  const Matrix picked = e.matrix(Region::workspace, "loss_x", x.dtype, chunk, d.dim);
+  const Matrix normed = e.matrix(Region::workspace, "loss_normed", numerics_.compute, chunk, d.dim);
+  const Matrix rstd = e.matrix(Region::workspace, "loss_rstd", DType::f32, 1, chunk);
+  const Matrix logits = e.matrix(Region::logits, "logits", DType::f32, chunk, d.vocab);
+  const Matrix d_normed =
+      e.matrix(Region::workspace, "loss_d_normed", DType::f32, dx == nullptr ? 0 : chunk, d.dim);
+  const Matrix d_picked = e.matrix(Region::workspace, "loss_dx", x.dtype, dx == nullptr ? 0 : chunk, d.dim);
+  const Buffer losses = e.allocate(Region::workspace, "losses", static_cast<size_t>(rows) * sizeof(float));
+  const Buffer hits = e.allocate(Region::workspace, "hits", static_cast<size_t>(rows));
+  if (dx != nullptr) zero_rows(e, *dx);
+  for (int64_t c = 0; c < chunks_of(limits_.loss_rows, chunk); ++c) {
+    const int64_t begin = std::min(c * chunk, rows), n = std::min(chunk, rows - begin);
+    const auto part = [&](const Matrix& m) { return m.view().row_range(0, n); };
+    const auto index = b.loss_rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(n));
+    gather_rows(e, x, index, part(picked));
+    head_chunk(e, part(picked), part(normed), rstd.view().row<float>(0), part(logits));
+    cross_entropy(e, part(logits), b.targets.subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
+                  d.logit_softcap, dx != nullptr, grad_scale,
+                  {losses.as<float>() + begin, static_cast<size_t>(n)},
+                  {hits.as<uint8_t>() + begin, static_cast<size_t>(n)});
+    if (dx == nullptr) continue;
+    const GemmTerm term{part(logits), model_->head()};
+    gemm_nn(e, "lm_head_dx", {&term, 1}, {}, part(d_normed));
+    zero_rows(e, part(d_picked));
+    rms_norm_backward(e, part(d_normed), part(picked), model_->final_norm(), d.final_norm_offset,
+                      rstd.view().row<float>(0), part(d_picked));
+    scatter_rows(e, part(d_picked), index, *dx);
+  }
+  LossSum sum;
+  if (e.rehearsing()) return sum;
+  sum.tokens = rows;
+  for (int64_t i = 0; i < rows; ++i) {
+    sum.loss += losses.as<float>()[i];
+    sum.hits += hits.as<uint8_t>()[i];
+  }
+  return sum;
+}
+
+LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
+                       std::span<const SavePolicy> policy, const DropoutKey& dropout, float grad_scale) {
+  const ModelDesc& d = model_->desc();
+  const int blocks = model_->block_count();
+  check(static_cast<int>(policy.size()) == blocks, "policies for ", policy.size(), " blocks of ", blocks);
+  const BlockBatch batch = block_batch(b, dropout);
+  const auto stream = [&](const char* name) {
+    return e.matrix(Region::activations, name, numerics_.stream, batch.tokens, d.dim);
+  };
+
+  saved_[0].x0 = stream("x0");
+  embedding(e, b.ids, model_->embed(), d.embed_scale, saved_[0].x0);
+  Matrix last;
+  for (int i = 0; i < blocks; ++i) {
+    Matrix y = stream("x0");
+    block_forward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)],
+                  saved_[static_cast<size_t>(i)], y);
+    (i + 1 < blocks ? saved_[static_cast<size_t>(i) + 1].x0 : last) = std::move(y);
+  }
+  const Matrix dx = stream("dx");
+  const LossSum sum = loss(e, b, last, &dx.view(), grad_scale);
+  last.reset();
+  for (int i = blocks; i-- > 0;)
+    block_backward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)],
+                   saved_[static_cast<size_t>(i)], dx, i > 0);
+  return sum;
+}
+
+Matrix Decoder::forward_only(Exec& e, const TokenBatch& b, const AdapterView& adapter,
+                             std::vector<std::vector<float>>* hidden) const {
+  const ModelDesc& d = model_->desc();
+  const BlockBatch batch = block_batch(b, {});
+  const SavePolicy nothing{false, false, false, false};
+  Matrix x = e.matrix(Region::activations, "x0", numerics_.stream, batch.tokens, d.dim);
+  embedding(e, b.ids, model_->embed(), d.embed_scale, x);
+  for (int i = 0; i < model_->block_count(); ++i) {
+    keep_rows(hidden, x);
+    Matrix y = e.matrix(Region::activations, "x0", numerics_.stream, batch.tokens, d.dim);
+    BlockSaved saved;
+    saved.x0 = std::move(x);
+    block_forward(e, context(i, adapter), batch, nothing, saved, y);
+    x = std::move(y);
+  }
+  keep_rows(hidden, x);
+  return x;
+}
+
+LossSum Decoder::evaluate(Exec& e, const TokenBatch& b, const AdapterView& adapter) const {
+  const Matrix x = forward_only(e, b, adapter, nullptr);
+  return loss(e, b, x, nullptr, 0);
+}
+
+void Decoder::for_logits(Exec& e, const TokenBatch& b, const AdapterView& adapter,
+                         const std::function<void(int64_t, const ConstMat&)>& f,
+                         std::vector<std::vector<float>>* hidden) const {
+  const ModelDesc& d = model_->desc();
+  check(d.logit_softcap == 0, "softcapped logits are not read out");
+  const Matrix x = forward_only(e, b, adapter, hidden);
+  const int64_t chunk = std::min(chunk_rows(), limits_.tokens), tokens = static_cast<int64_t>(b.ids.size());
+  const Matrix normed = e.matrix(Region::workspace, "loss_normed", numerics_.compute, chunk, d.dim);
+  const Matrix logits = e.matrix(Region::logits, "logits", DType::f32, chunk, d.vocab);
+  for (int64_t c = 0; c < chunks_of(limits_.tokens, chunk); ++c) {
+    const int64_t begin = std::min(c * chunk, tokens), n = std::min(chunk, tokens - begin);
+    const Mat part = logits.view().row_range(0, n);
+    head_chunk(e, x.view().row_range(begin, n), normed.view().row_range(0, n), nullptr, part);
+    if (!e.rehearsing() && n > 0) f(begin, part);
+  }
+}
+
+void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, std::span<const KvCache> caches,
+                    const Mat& logits) const {
+  const ModelDesc& d = model_->desc();
+  const int64_t tokens = static_cast<int64_t>(b.ids.size());
+  const size_t docs = b.past.size();
+  Matrix x = e.matrix(Region::workspace, "x", numerics_.stream, tokens, d.dim),
+         y = e.matrix(Region::workspace, "y", numerics_.stream, tokens, d.dim);
+  embedding(e, b.ids, model_->embed(), d.embed_scale, x);
+  for (int i = 0; i < model_->block_count(); ++i) {
+    block_infer(e, context(i, adapter), b.docs, b.past, caches.subspan(static_cast<size_t>(i) * docs, docs),
+                b.positions, x, y);
+    std::swap(x, y);
+  }
+  const Matrix normed =
+      e.matrix(Region::workspace, "normed", numerics_.compute, static_cast<int64_t>(docs), d.dim);
+  const Matrix last =
+      e.matrix(Region::workspace, "last", numerics_.stream, static_cast<int64_t>(docs), d.dim);
+  const Buffer index = e.allocate(Region::workspace, "last_rows", docs * sizeof(int32_t));
+  if (!e.rehearsing())  // a document without new rows shows row 0: its logits are of no use to anyone
+    for (size_t i = 0; i < docs; ++i)
+      index.as<int32_t>()[i] = b.docs[i + 1] > b.docs[i] ? b.docs[i + 1] - 1 : 0;
+  gather_rows(e, x, {index.as<const int32_t>(), docs}, last);
+  head_chunk(e, last, normed, nullptr, logits);
+}
+
+}  // namespace qlora

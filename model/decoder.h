@@ -1,0 +1,87 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "memory/exec.h"
+#include "model/adapter.h"
+#include "model/block.h"
+#include "model/weights.h"
+
+namespace qlora {
+
+// A batch: rows (tokens) of several documents end to end.
+struct TokenBatch {
+  std::span<const int32_t> ids;         // [tokens]
+  std::span<const int32_t> positions;   // [tokens], from 0 in each document
+  std::span<const int32_t> cu_seqlens;  // [documents + 1]
+  std::span<const uint64_t> places;     // [tokens], the token's place in the data (dropout)
+  std::span<const int32_t> loss_rows;   // rows whose next token is predicted
+  std::span<const int32_t> targets;     // [loss_rows], that next token
+};
+
+// The largest of each quantity over a run, independently: what a rehearsal rehearses.
+struct BatchLimits {
+  int64_t tokens = 0, documents = 0, longest = 0, loss_rows = 0;
+};
+
+struct LossSum {
+  double loss = 0;  // summed over loss rows
+  int64_t tokens = 0, hits = 0;
+};
+
+// What a pass reads besides the batch.
+struct AdapterView {
+  const AdapterLayout* layout = nullptr;
+  const float* params = nullptr;
+  float* grads = nullptr;  // null outside training
+};
+
+// The whole network: embedding, blocks, final norm, head and loss.
+class Decoder {
+ public:
+  Decoder(std::shared_ptr<const Model> model, Numerics numerics, const BatchLimits& limits);
+  const Model& model() const { return *model_; }
+  const BatchLimits& limits() const { return limits_; }
+  Numerics numerics() const { return numerics_; }
+  size_t table_bytes() const { return rope_.bytes(); }
+
+  // Forward and backward: gradients of grad_scale * (summed loss) are added to adapter.grads. One policy a
+  // block.
+  LossSum train(Exec& e, const TokenBatch& batch, const AdapterView& adapter,
+                std::span<const SavePolicy> policy, const DropoutKey& dropout, float grad_scale);
+  // Forward alone.
+  LossSum evaluate(Exec& e, const TokenBatch& batch, const AdapterView& adapter) const;
+  // Forward of a batch, then f(first row, logits fp32 [rows, vocab]) chunk by chunk, over every row.
+  // hidden, where not null, gets each block's input and the last output, fp32 [blocks + 1][tokens * dim].
+  void for_logits(Exec& e, const TokenBatch& batch, const AdapterView& adapter,
+                  const std::function<void(int64_t, const ConstMat&)>& f,
+                  std::vector<std::vector<float>>* hidden = nullptr) const;
+
+  // Generation. New tokens of several documents, see block_infer; logits fp32 [documents, vocab] of each
+  // document's last new row (a document without new rows has none: its row is left alone).
+  struct InferBatch {
+    std::span<const int32_t> ids, positions, docs, past;
+  };
+  void infer(Exec& e, const InferBatch& batch, const AdapterView& adapter,
+             std::span<const KvCache> caches /* [block][document] */, const Mat& logits) const;
+
+ private:
+  BlockContext context(int block, const AdapterView& a) const;
+  BlockBatch block_batch(const TokenBatch& batch, const DropoutKey& dropout) const;
+  int64_t chunk_rows() const;
+  void head_chunk(Exec& e, const ConstMat& x, const Mat& normed, float* rstd, const Mat& logits) const;
+  LossSum loss(Exec& e, const TokenBatch& batch, const ConstMat& x, const Mat* dx, float grad_scale) const;
+  Matrix forward_only(Exec& e, const TokenBatch& batch, const AdapterView& adapter,
+                      std::vector<std::vector<float>>* hidden) const;
+
+  std::shared_ptr<const Model> model_;
+  Numerics numerics_;
+  BatchLimits limits_;
+  RopeTables rope_;
+  std::vector<BlockSaved> saved_;  // of the pass under way: empty between passes
+};
+
+}  // namespace qlora
