@@ -1,0 +1,108 @@
+#include "train/data/reader.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "memory/error.h"
+
+namespace qlora {
+namespace {
+
+constexpr int64_t kBlockRows = 256;
+
+void add_piece(Dataset& out, std::span<const int32_t> ids, std::span<const uint8_t> has_loss,
+               uint64_t place) {
+  std::vector<uint8_t> mask(has_loss.begin(), has_loss.end());
+  mask[0] = 0;  // nothing of this sample predicts its first token
+  if (std::find(mask.begin(), mask.end(), uint8_t{1}) == mask.end()) {
+    ++out.counts.dropped_unlabelled;
+    return;
+  }
+  out.add(ids, mask, place);
+}
+
+void add_row(Dataset& out, EncodedRow row, int64_t index, const ReadOptions& o, const std::string& where) {
+  const auto limit = static_cast<size_t>(o.max_seq_length);
+  const uint64_t place = static_cast<uint64_t>(index) << 32;
+  ++out.counts.rows;
+  if (row.ids.size() > limit && !row.may_continue) {
+    if (o.overlong == Overlong::error)
+      fail(Category::input, where, ": has ", row.ids.size(), " tokens, over --max-seq-length ", limit,
+           "; raise it, or choose --overlong truncate or drop");
+    if (o.overlong == Overlong::drop) {
+      ++out.counts.dropped_overlong;
+      return;
+    }
+    ++out.counts.truncated;
+    row.ids.resize(limit);
+    row.has_loss.resize(limit);
+  }
+  if (row.ids.size() > UINT32_MAX) fail(Category::input, where, ": has more than 2^32 tokens; split it");
+  if (row.ids.empty()) {
+    ++out.counts.dropped_unlabelled;
+    return;
+  }
+  const std::span<const int32_t> ids(row.ids);
+  const std::span<const uint8_t> mask(row.has_loss);
+  for (size_t begin = 0; begin < ids.size();) {
+    size_t count = std::min(limit, ids.size() - begin);
+    if (ids.size() - begin - count == 1 && count > 2) --count;
+    add_piece(out, ids.subspan(begin, count), mask.subspan(begin, count), place + begin);
+    out.counts.continued += begin > 0;
+    begin += count;
+  }
+}
+
+[[noreturn]] void fail_empty(const DataRows& rows, const Dataset& out, DatasetFormat format) {
+  if (out.counts.dropped_overlong == out.counts.rows)
+    fail(Category::input, rows.path(), ": all ", out.counts.rows,
+         " rows are longer than --max-seq-length; raise it, or choose --overlong truncate");
+  fail(Category::input, rows.path(), ": no label is left in any of its ", out.counts.rows, " rows (read as ",
+       name_of(format), "); check --dataset-format, --loss-on and --max-seq-length");
+}
+
+}  // namespace
+
+Overlong parse_overlong(std::string_view name) {
+  if (name == "truncate") return Overlong::truncate;
+  if (name == "drop") return Overlong::drop;
+  if (name == "error") return Overlong::error;
+  fail(Category::usage, "--overlong ", name, ": unknown; choose truncate, drop or error");
+}
+
+DatasetFormat format_of(const DataRows& rows, const ReadOptions& o) {
+  if (o.format != DatasetFormat::automatic) return o.format;
+  return detect_format(rows.row(0), o.columns, rows.where(0));
+}
+
+Dataset read_dataset(const DataRows& rows, const ChatEncoder& encoder, const ReadOptions& o) {
+  if (o.max_seq_length < 2)
+    fail(Category::usage, "--max-seq-length ", o.max_seq_length, ": must be at least 2");
+  const DatasetFormat format = format_of(rows, o);
+  const int64_t blocks = (rows.size() + kBlockRows - 1) / kBlockRows;
+  std::vector<Dataset> parts(blocks);
+  std::vector<std::exception_ptr> errors(blocks);
+#pragma omp parallel for schedule(dynamic, 1) num_threads(o.threads)
+  for (int64_t b = 0; b < blocks; ++b) {
+    try {
+      for (int64_t i = b * kBlockRows; i < std::min((b + 1) * kBlockRows, rows.size()); ++i) {
+        const std::string where = rows.where(i);
+        add_row(parts[b], encode_row(rows.row(i), format, o.columns, encoder, o.loss_on, where), i, o, where);
+      }
+    } catch (...) {
+      errors[b] = std::current_exception();
+    }
+  }
+  Dataset out;
+  for (int64_t b = 0; b < blocks; ++b) {
+    if (errors[b]) std::rethrow_exception(errors[b]);
+    out.append(std::exchange(parts[b], Dataset()));
+  }
+  out.name = rows.path();
+  out.sha256 = rows.sha256();
+  if (out.size() == 0) fail_empty(rows, out, format);
+  return out;
+}
+
+}  // namespace qlora
