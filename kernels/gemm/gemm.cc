@@ -1,0 +1,126 @@
+#include "kernels/gemm/gemm.h"
+
+#include "kernels/common/rows.h"
+#include "kernels/gemm/gemm_blocks.h"
+#include "quant/codebook.h"
+
+#define QLORA_BODY "kernels/gemm/gemm_cpu.inl"
+#include "kernels/common/for_each_isa.h"
+
+namespace qlora {
+namespace {
+
+void check_weight(const char* name, const WeightView& w) {
+  check(w.data != nullptr && w.rows >= 0 && w.cols >= 0, name, ": no weight");
+  const bool scaled =
+      w.absmax_codes != nullptr ? w.nested_absmax != nullptr && w.code_map != nullptr : w.absmax != nullptr;
+  switch (w.format) {
+    case Format::nf4:
+    case Format::fp4:
+      check(scaled && w.block_size > 0, name, ": 4-bit weight without its block scales");
+      break;
+    case Format::int8:
+      check(w.absmax != nullptr, name, ": int8 weight without its row scales");
+      break;
+    case Format::q4_0:
+    case Format::q4_1:
+    case Format::q8_0:
+      check(w.cols % 32 == 0, name, ": GGUF blocks of 32 in rows of ", w.cols);
+      break;
+    case Format::f32:
+    case Format::f16:
+    case Format::bf16:
+      break;
+  }
+}
+
+void check_call(const char* name, const GemmCall& call) {
+  const Mat& y = call.y;
+  check(y && is_activation(y.dtype) && y.stride >= y.cols, name, ": y is no activation");
+  check(!call.terms.empty(), name, ": no term");
+  const DType dtype = call.terms[0].x.dtype;
+  for (const GemmTerm& t : call.terms) {
+    check(t.x && is_activation(t.x.dtype) && t.x.stride >= t.x.cols, name, ": x is no activation");
+    check(t.x.dtype == dtype, name, ": terms of ", name_of(t.x.dtype), " and ", name_of(dtype));
+    check_weight(name, t.w);
+    const int64_t N = call.transposed_w ? t.w.rows : t.w.cols, K = call.transposed_w ? t.w.cols : t.w.rows;
+    check(t.x.rows == y.rows && t.x.cols == K && N == y.cols, name, ": x [", t.x.rows, ", ", t.x.cols,
+          "] w [", t.w.rows, ", ", t.w.cols, "] y [", y.rows, ", ", y.cols, "]");
+    check(t.x.data != y.data || y.rows * y.cols == 0, name, ": y is x");
+  }
+  const ConstMat& residual = call.epilogue.residual;
+  if (residual)
+    check(is_activation(residual.dtype) && same_shape(residual, y) && residual.stride >= residual.cols, name,
+          ": residual [", residual.rows, ", ", residual.cols, "] for y [", y.rows, ", ", y.cols, "]");
+}
+
+// One worker's memory each.
+Buffer workspace(Exec& e, const GemmWorkspace& each) {
+  return e.allocate(Region::workspace, "gemm workspace",
+                    sizeof(float) * static_cast<size_t>(each.floats()) * static_cast<size_t>(e.threads()));
+}
+
+template <class Call, class F>
+void run_tasks(Exec& e, const Call& call, int64_t rows, int64_t cols, GemmTile tile,
+               const GemmWorkspace& space, float* memory, F part) {
+  if (rows == 0 || cols == 0) return;
+  const GemmTasks tasks(tile, rows, cols, e.threads());
+  e.parallel(tasks.count(), [&](int64_t task, int worker) {
+    const int64_t row = task % tasks.row_blocks * tasks.rows, col = task / tasks.row_blocks * tasks.cols;
+    part(call, {row, std::min(tasks.rows, rows - row), col, std::min(tasks.cols, cols - col)}, space,
+         memory + worker * space.floats());
+  });
+}
+
+void gemm(Exec& e, const char* name, const GemmCall& call) {
+  check_call(name, call);
+  const Mat& y = call.y;
+  double sum_k = 0, read = 0;
+  for (const GemmTerm& t : call.terms) {
+    sum_k += static_cast<double>(t.x.cols);
+    read += t.x.bytes() + t.w.stored_bytes();
+  }
+  if (call.epilogue.bias != nullptr) read += 4.0 * static_cast<double>(y.cols);
+  if (call.epilogue.residual) read += call.epilogue.residual.bytes();
+  const GemmTile tile = QLORA_DISPATCH(gemm_tile);
+  const GemmWorkspace space(tile, y.rows, y.cols);
+  const Buffer memory = workspace(e, space);
+  if (!e.op(name, 2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k, read, y.bytes()))
+    return;
+  require_cpu(e, name);
+  run_tasks(e, call, y.rows, y.cols, tile, space, memory.as<float>(), QLORA_PICK(gemm_part));
+}
+
+}  // namespace
+
+void gemm_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
+             const Mat& y) {
+  gemm(e, name, {terms, epilogue, y, true});
+}
+
+void gemm_nn(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
+             const Mat& y) {
+  check(epilogue.bias == nullptr, name, ": a bias in a product that has none");
+  gemm(e, name, {terms, epilogue, y, false});
+}
+
+void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, float scale, const Mat& out) {
+  check(a && b && is_activation(a.dtype) && is_activation(b.dtype), name, ": a or b is no activation");
+  check(out && out.dtype == DType::f32 && out.stride >= out.cols, name, ": out is not fp32");
+  check(a.rows == b.rows && out.rows == a.cols && out.cols == b.cols && a.stride >= a.cols &&
+            b.stride >= b.cols,
+        name, ": a [", a.rows, ", ", a.cols, "] b [", b.rows, ", ", b.cols, "] out [", out.rows, ", ",
+        out.cols, "]");
+  const GemmTile tile = QLORA_DISPATCH(gemm_tile);
+  const GemmWorkspace space(tile, out.rows, out.cols);
+  const Buffer memory = workspace(e, space);
+  const double flops =
+      2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(b.cols);
+  if (!e.op(name, flops, a.bytes() + b.bytes() + out.bytes(), out.bytes())) return;
+  require_cpu(e, name);
+  if (a.rows == 0) return;
+  run_tasks(e, GemmTnCall{a, b, scale, out}, out.rows, out.cols, tile, space, memory.as<float>(),
+            QLORA_PICK(gemm_tn_part));
+}
+
+}  // namespace qlora

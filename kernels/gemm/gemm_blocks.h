@@ -1,0 +1,92 @@
+#pragma once
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/gemm/gemm.h"
+
+namespace qlora {
+
+// How a product is cut. Only kBlockK enters the arithmetic: an output element is, block after block of
+// kBlockK terms of the sum (each GemmTerm begins a block), one chain of multiply-adds in order from 0, and
+// these are added up in order. Every other size is free: the same bits whatever the rows, the columns and the
+// threads.
+inline constexpr int64_t kBlockK = 192;
+inline constexpr int64_t kStrideA = kBlockK + 16;  // of a packed block of x: off a power of two
+inline constexpr int64_t kMostRows = 512;          // of a task
+inline constexpr int64_t kMostPanels = 8;          // of a task
+
+// The microkernel's tile, an ISA's own.
+struct GemmTile {
+  int64_t rows, cols;
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// A worker's memory, in floats; each part a multiple of 16.
+struct GemmWorkspace {
+  int64_t a, panel, c;  // packed block of x or a, decoded panel of w or b, fp32 sums
+  int64_t stride_c;
+  int64_t floats() const { return a + panel + c; }
+
+  // For outputs of up to `rows` rows, `cols` columns: grows with both.
+  GemmWorkspace(GemmTile tile, int64_t rows, int64_t cols) {
+    const int64_t most_rows = kMostRows / tile.rows * tile.rows;
+    const int64_t task_rows =
+        std::min(most_rows, ceil_div(std::max<int64_t>(rows, 1), tile.rows) * tile.rows);
+    const int64_t panels = std::clamp<int64_t>(ceil_div(cols, tile.cols), 1, kMostPanels);
+    stride_c = panels * tile.cols + 16;
+    a = ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 16)), 16) * 16;
+    panel = ceil_div(kBlockK * tile.cols, 16) * 16;
+    c = ceil_div(task_rows * stride_c, 16) * 16;
+  }
+};
+
+// The cut of an [M, N] output into tasks.
+struct GemmTasks {
+  int64_t rows, cols;  // of a task, the last ones may be smaller
+  int64_t row_blocks, col_groups;
+  int64_t count() const { return row_blocks * col_groups; }
+
+  GemmTasks(GemmTile tile, int64_t M, int64_t N, int threads) {
+    const int64_t most_rows = kMostRows / tile.rows * tile.rows;
+    row_blocks = ceil_div(M, most_rows);
+    rows = ceil_div(ceil_div(M, row_blocks), tile.rows) * tile.rows;
+    row_blocks = ceil_div(M, rows);
+    const int64_t panels = ceil_div(N, tile.cols);
+    // The rounds that the busiest worker makes times the cost of a task; packing x costs about a third of a
+    // panel.
+    int64_t best = 1;
+    double least = 0;
+    for (int64_t per = std::min(panels, kMostPanels); per >= 1; --per) {
+      const int64_t tasks = row_blocks * ceil_div(panels, per);
+      const double cost = static_cast<double>(ceil_div(tasks, threads)) * (static_cast<double>(per) + 0.33);
+      if (least == 0 || cost < least) {
+        least = cost;
+        best = per;
+      }
+    }
+    cols = best * tile.cols;
+    col_groups = ceil_div(N, cols);
+  }
+};
+
+// One gemm_nt or gemm_nn, as its tasks see it.
+struct GemmCall {
+  std::span<const GemmTerm> terms;
+  GemmEpilogue epilogue;
+  Mat y;
+  bool transposed_w;  // gemm_nt
+};
+
+struct GemmTnCall {
+  ConstMat a, b;
+  float scale;
+  Mat out;
+};
+
+// A task's part of the output.
+struct GemmPart {
+  int64_t row, rows, col, cols;
+};
+
+}  // namespace qlora

@@ -1,0 +1,284 @@
+#include "kernels/gemm/gemm.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "kernels/common/isa.h"
+#include "kernels/gemm/gemm_ref.h"
+#include "kernels/gemm/gemm_test_data.h"
+#include "tests/support/run_op.h"
+
+namespace qlora {
+namespace {
+
+using testing::rehearse;
+using testing::run_planned;
+
+constexpr Format kFormats[] = {Format::f32,  Format::f16,  Format::bf16, Format::nf4, Format::fp4,
+                               Format::int8, Format::q4_0, Format::q4_1, Format::q8_0};
+constexpr DType kDTypes[] = {DType::f32, DType::bf16};
+
+void multiply(Exec& e, bool nt, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue, const Mat& y) {
+  (nt ? gemm_nt : gemm_nn)(e, "product", terms, epilogue, y);
+}
+
+// Each product and each sum rounds by at most 2^-24 of what the absolute values add up to (twice a term where
+// the ISA has no fused multiply-add), then y rounds once.
+void expect_near(const ConstMat& y, const GemmSums<double>& want, int64_t terms, const std::string& what) {
+  const double unit = std::ldexp(1.0, y.dtype == DType::bf16 ? -8 : -24);
+  for (int64_t m = 0; m < y.rows; ++m)
+    for (int64_t n = 0; n < y.cols; ++n) {
+      const size_t at = static_cast<size_t>(m * y.cols + n);
+      const double got = gemm_element<double>(y, m, n);
+      const double sums = (2.0 * static_cast<double>(terms) + 4) * std::ldexp(1.0, -24) * want.magnitude[at];
+      const double bound = sums + unit * (std::abs(want.sum[at]) + sums);
+      ASSERT_NEAR(got, want.sum[at], bound) << what << " [" << m << ", " << n << "]";
+    }
+}
+
+class Gemm : public ::testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    if (!supported(GetParam())) GTEST_SKIP() << "this CPU has no " << name_of(GetParam());
+    former_ = active_isa();
+    set_active_isa(GetParam());
+  }
+  void TearDown() override { set_active_isa(former_); }
+
+ private:
+  Isa former_ = active_isa();
+};
+INSTANTIATE_TEST_SUITE_P(Isas, Gemm, ::testing::Values(Isa::scalar, Isa::avx2, Isa::avx512),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+struct Shape {
+  int64_t M, out, in;  // of W [out, in]
+};
+
+TEST_P(Gemm, EveryFormatTypeAndDirection) {
+  // One, odd, ragged, over a tile, over a block of K; columns that no 4-bit block divides.
+  const Shape shapes[] = {{1, 1, 32},   {3, 7, 64},    {1, 50, 96}, {9, 49, 160}, {17, 97, 224},
+                          {8, 48, 192}, {5, 130, 416}, {2, 16, 33}, {7, 33, 39}};
+  for (const Format format : kFormats)
+    for (const Shape& s : shapes) {
+      if (is_gguf(format) && s.in % 32 != 0) continue;
+      for (const int variant : {0, 1, 2}) {
+        const TestWeight w(format, s.out, s.in,
+                           {.block_size = variant == 1 ? 32 : 64,
+                            .doubly = variant != 0,
+                            .scale = variant == 2 ? 0.75f : 1.f});
+        for (const DType dtype : kDTypes)
+          for (const bool nt : {true, false}) {
+            const TestMatrix x(dtype, s.M, nt ? s.in : s.out, 3);
+            TestMatrix y(dtype, s.M, nt ? s.out : s.in, 4);
+            const GemmTerm term{x.view(), w.view()};
+            run_planned(2, [&](Exec& e) { multiply(e, nt, {&term, 1}, {}, y.view()); });
+            expect_near(y.view(), gemm_ref<double>({&term, 1}, {}, s.M, y.view().cols, nt), x.view().cols,
+                        cat("format ", int(format), " variant ", variant, " nt ", nt, " ", s.M, "x", s.out,
+                            "x", s.in, " ", name_of(dtype)));
+            EXPECT_TRUE(y.padding_untouched());
+            if (HasFatalFailure()) return;
+          }
+      }
+    }
+}
+
+// A product with the identity is the decoded weight, bit for bit.
+TEST_P(Gemm, DecodesExactly) {
+  for (const Format format : kFormats)
+    for (const auto& [out, in] : {std::pair<int64_t, int64_t>{53, 96}, {20, 224}, {35, 50}, {50, 256}}) {
+      if (is_gguf(format) && in % 32 != 0) continue;
+      for (const float scale : {1.f, 1.7f})
+        for (const DType dtype : kDTypes)
+          for (const bool nt : {true, false}) {
+            const TestWeight w(format, out, in, {.doubly = scale != 1.f, .scale = scale});
+            const int64_t K = nt ? in : out;
+            TestMatrix x(dtype, K, K, 0);
+            for (int64_t i = 0; i < K; ++i)
+              for (int64_t j = 0; j < K; ++j) x.set(i, j, i == j ? 1.f : 0.f);
+            TestMatrix y(DType::f32, K, nt ? out : in, 0);
+            const GemmTerm term{x.view(), w.view()};
+            run_planned(1, [&](Exec& e) { multiply(e, nt, {&term, 1}, {}, y.view()); });
+            for (int64_t r = 0; r < out; ++r) {
+              const std::vector<float> want = gemm_weight_row(w.view(), r, dtype);
+              for (int64_t c = 0; c < in; ++c)
+                ASSERT_EQ(gemm_element<float>(y.view(), nt ? c : r, nt ? r : c), want[c])
+                    << "format " << int(format) << " nt " << nt << " [" << r << ", " << c << "]";
+            }
+          }
+    }
+}
+
+TEST_P(Gemm, TermsBiasAndResidual) {
+  const int64_t M = 13, N = 75;
+  for (const DType dtype : kDTypes)
+    for (const DType residual_dtype : kDTypes)
+      for (const bool nt : {true, false}) {
+        const TestWeight w0(Format::nf4, nt ? N : 64, nt ? 64 : N, {});
+        const TestWeight w1(Format::f32, nt ? N : 17, nt ? 17 : N, {.scale = 2.f});
+        const TestWeight w2(Format::bf16, nt ? N : 200, nt ? 200 : N, {});
+        const TestMatrix x0(dtype, M, 64, 5), x1(dtype, M, 17, 0), x2(dtype, M, 200, 1);
+        const GemmTerm terms[] = {{x0.view(), w0.view()}, {x1.view(), w1.view()}, {x2.view(), w2.view()}};
+        const TestMatrix bias(DType::f32, 1, N, 0), residual(residual_dtype, M, N, 6);
+        GemmEpilogue epilogue{nullptr, residual.view()};
+        if (nt) epilogue.bias = bias.view().row<float>(0);
+        for (const DType y_dtype : kDTypes) {
+          TestMatrix y(y_dtype, M, N, 2);
+          run_planned(2, [&](Exec& e) { multiply(e, nt, terms, epilogue, y.view()); });
+          expect_near(y.view(), gemm_ref<double>(terms, epilogue, M, N, nt), 281, "terms");
+        }
+        // The residual may be y itself.
+        TestMatrix y(residual);
+        GemmEpilogue onto = epilogue;
+        const GemmSums<double> want = gemm_ref<double>(terms, epilogue, M, N, nt);
+        onto.residual = y.view();
+        // (run_planned's rehearsal computes nothing, so y is added once)
+        run_planned(2, [&](Exec& e) { multiply(e, nt, terms, onto, y.view()); });
+        expect_near(y.view(), want, 281, "onto y");
+      }
+}
+
+// The rows of a call and the threads change no bit.
+TEST_P(Gemm, RowsAndThreadsChangeNothing) {
+  const int64_t M = 531, N = 100, K = 256;
+  for (const DType dtype : kDTypes)
+    for (const bool nt : {true, false}) {
+      const TestWeight w(Format::nf4, nt ? N : K, nt ? K : N, {}),
+          b(Format::f32, nt ? N : 16, nt ? 16 : N, {});
+      const TestMatrix x(dtype, M, K, 0), s(dtype, M, 16, 0);
+      TestMatrix y(dtype, M, N, 0);
+      const auto run = [&](int threads, int64_t begin, int64_t count, const Mat& to) {
+        const GemmTerm terms[] = {{x.view().row_range(begin, count), w.view()},
+                                  {s.view().row_range(begin, count), b.view()}};
+        run_planned(threads, [&](Exec& e) { multiply(e, nt, terms, {}, to.row_range(begin, count)); });
+      };
+      run(1, 0, M, y.view());
+      for (const int threads : {2, 3}) {
+        TestMatrix z(dtype, M, N, 0);
+        run(threads, 0, M, z.view());
+        EXPECT_TRUE(same_bits(y, z)) << threads << " threads";
+      }
+      for (const int64_t rows : {1, 7, 64, 300}) {
+        TestMatrix z(dtype, M, N, 0);
+        for (int64_t at = 0; at < M; at += rows == 1 ? 59 : rows) {
+          const int64_t count = std::min(rows, M - at);
+          run(2, at, count, z.view());
+          for (int64_t r = at; r < at + count; ++r)
+            EXPECT_TRUE(same_row(y, z, r)) << "row " << r << " in calls of " << rows;
+        }
+      }
+    }
+}
+
+TEST_P(Gemm, TransposedAccumulates) {
+  const Shape shapes[] = {{1, 1, 1}, {5, 16, 70}, {200, 16, 100}, {399, 70, 16}, {193, 5, 49}, {64, 90, 131}};
+  for (const Shape& s : shapes)
+    for (const DType a_dtype : kDTypes)
+      for (const DType b_dtype : kDTypes) {
+        const TestMatrix a(a_dtype, s.M, s.out, 3), b(b_dtype, s.M, s.in, 1);
+        TestMatrix out(DType::f32, s.out, s.in, 2);
+        GemmSums<double> want = gemm_tn_ref<double>(a.view(), b.view(), 0.375f);
+        for (int64_t p = 0; p < s.out; ++p)
+          for (int64_t q = 0; q < s.in; ++q) {
+            const double former = gemm_element<double>(out.view(), p, q);
+            want.sum[p * s.in + q] += former;
+            want.magnitude[p * s.in + q] += std::abs(former);
+          }
+        const TestMatrix former(out);
+        run_planned(1, [&](Exec& e) { gemm_tn(e, "product", a.view(), b.view(), 0.375f, out.view()); });
+        expect_near(out.view(), want, s.M, cat("tn ", s.M, " ", s.out, " ", s.in));
+        EXPECT_TRUE(out.padding_untouched());
+        for (const int threads : {2, 3}) {
+          TestMatrix again(former);
+          run_planned(threads,
+                      [&](Exec& e) { gemm_tn(e, "product", a.view(), b.view(), 0.375f, again.view()); });
+          EXPECT_TRUE(same_bits(out, again)) << threads << " threads";
+        }
+      }
+}
+
+TEST_P(Gemm, EmptyOperands) {
+  const TestWeight w(Format::f32, 20, 3, {});
+  const TestMatrix x(DType::f32, 4, 0, 3);
+  TestMatrix y(DType::f32, 4, 20, 0);
+  WeightView none = w.view();
+  none.cols = 0;
+  const GemmTerm term{x.view(), none};
+  const TestMatrix bias(DType::f32, 1, 20, 0);
+  run_planned(1, [&](Exec& e) {
+    gemm_nt(e, "product", {&term, 1}, {bias.view().row<float>(0), {}}, y.view());
+  });
+  for (int64_t n = 0; n < 20; ++n) EXPECT_EQ(y.view().row<float>(3)[n], bias.view().row<float>(0)[n]);
+}
+
+// On the rehearsal device every operand may lie where any touch faults.
+TEST_P(Gemm, RehearsalTouchesNothing) {
+  const int64_t M = 100, N = 192, K = 576;
+  const Trace trace = rehearse(2, [&](Exec& e) {
+    const Matrix x = e.matrix(Region::activations, "x", DType::bf16, M, K);
+    const Matrix s = e.matrix(Region::activations, "s", DType::bf16, M, 16);
+    const Matrix y = e.matrix(Region::activations, "y", DType::bf16, M, N);
+    const Matrix b = e.matrix(Region::adapter, "b", DType::f32, N, 16);
+    const Buffer codes = e.allocate(Region::base, "codes", N * K / 2);
+    WeightView w{Format::nf4, N, K, codes.data()};
+    w.absmax = codes.as<float>();
+    WeightView sb{Format::f32, N, 16, b.view().data};
+    const GemmTerm terms[] = {{x, w}, {s, sb}};
+    gemm_nt(e, "forward", terms, {}, y);
+    const GemmTerm back{y, w};
+    gemm_nn(e, "backward", {&back, 1}, {}, x);
+    gemm_tn(e, "gradient", y, s, 1, b);
+  });
+  ASSERT_EQ(trace.ops.size(), 3u);
+  EXPECT_EQ(trace.ops[0].flops, 2.0 * M * N * (K + 16));
+  EXPECT_EQ(trace.ops[0].bytes_read, M * (K + 16) * 2.0 + N * K / 2 + N * K / 64 * 4 + N * 16 * 4);
+  EXPECT_EQ(trace.ops[0].bytes_written, M * N * 2.0);
+  EXPECT_EQ(trace.ops[1].flops, 2.0 * M * N * K);
+  EXPECT_EQ(trace.ops[2].flops, 2.0 * M * N * 16);
+}
+
+// What was planned for the largest batch serves every smaller one.
+TEST_P(Gemm, WorkspaceGrowsWithRows) {
+  const int64_t N = 192, K = 64;
+  const TestWeight w(Format::f32, N, K, {});
+  size_t former = 0;
+  for (const int64_t M : {0, 1, 2, 7, 8, 9, 63, 64, 500, 504, 511, 512, 513, 600, 1000, 1025, 4096}) {
+    const TestMatrix x(DType::f32, M, K, 0);
+    TestMatrix y(DType::f32, M, N, 0);
+    const GemmTerm term{x.view(), w.view()};
+    const Trace trace = rehearse(2, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, y.view()); });
+    ASSERT_EQ(trace.spans.size(), 1u);
+    EXPECT_GE(trace.spans[0].bytes, former) << M;
+    former = trace.spans[0].bytes;
+  }
+}
+
+TEST_P(Gemm, RefusesWhatDoesNotFit) {
+  const TestWeight w(Format::f32, 20, 30, {});
+  const TestMatrix x(DType::f32, 4, 30, 0), short_x(DType::f32, 4, 29, 0), mixed(DType::bf16, 4, 30, 0);
+  TestMatrix y(DType::f32, 4, 20, 0), wide(DType::f32, 4, 21, 0);
+  const auto refused = [](auto&& f) {
+    try {
+      rehearse(1, f);
+    } catch (const Error& e) {
+      return e.category() == Category::internal;
+    }
+    return false;
+  };
+  const GemmTerm good{x.view(), w.view()}, bad{short_x.view(), w.view()};
+  const GemmTerm two[] = {good, {mixed.view(), w.view()}};
+  EXPECT_FALSE(refused([&](Exec& e) { gemm_nt(e, "g", {&good, 1}, {}, y.view()); }));
+  EXPECT_TRUE(refused([&](Exec& e) { gemm_nt(e, "g", {&bad, 1}, {}, y.view()); }));
+  EXPECT_TRUE(refused([&](Exec& e) { gemm_nn(e, "g", {&good, 1}, {}, y.view()); }));
+  EXPECT_TRUE(refused([&](Exec& e) { gemm_nt(e, "g", {&good, 1}, {}, wide.view()); }));
+  EXPECT_TRUE(refused([&](Exec& e) { gemm_nt(e, "g", {&good, 1}, {nullptr, wide.view()}, y.view()); }));
+  EXPECT_TRUE(refused([&](Exec& e) { gemm_nt(e, "g", two, {}, y.view()); }));
+  EXPECT_TRUE(refused([&](Exec& e) { gemm_nt(e, "g", {}, {}, y.view()); }));
+  EXPECT_TRUE(refused([&](Exec& e) { gemm_tn(e, "g", x.view(), y.view(), 1, wide.view()); }));
+}
+
+}  // namespace
+}  // namespace qlora
