@@ -1,0 +1,378 @@
+#include "tools/common/tables.h"
+
+namespace qlora::tools {
+namespace {
+
+using Then = ValueRule::Then;
+
+std::vector<Option> adapter_options() {
+  return {
+      {.name = "lora-r",
+       .kind = Kind::integer,
+       .fallback = "16",
+       .help = "rank of the adapters",
+       .group = "Adapter",
+       .aliases = {{"lora_rank"}, {"r"}, {"lora_dim"}},
+       .min = 1,
+       .max = 65536},
+      {.name = "lora-alpha",
+       .kind = Kind::real,
+       .shown = "2*r",
+       .help = "scale: the branch counts alpha/r",
+       .group = "Adapter",
+       .min = 0,
+       .above_min = true},
+      {.name = "lora-dropout",
+       .kind = Kind::real,
+       .fallback = "0",
+       .help = "share of a branch's inputs dropped in training",
+       .group = "Adapter",
+       .min = 0,
+       .max = 1,
+       .below_max = true},
+      {.name = "target-modules",
+       .kind = Kind::words,
+       .fallback = "all-linear",
+       .value = "LIST|REGEX",
+       .help = "linears with an adapter: all-linear (all of the blocks, not lm_head), suffixes, or a regular "
+               "expression "
+               "for full names",
+       .group = "Adapter",
+       .aliases = {{"lora_target_modules"},
+                   {"lora_target"},
+                   {"lora_target_linear",
+                    {{"true", Then::use, "all-linear"}, {"false", Then::ignore, ""}},
+                    true}},
+       .rules = {{"all", Then::use, "all-linear"}}},
+      {.name = "use-rslora",
+       .kind = Kind::toggle,
+       .fallback = "false",
+       .help = "the branch counts alpha/sqrt(r)",
+       .group = "Adapter",
+       .aliases = {{"peft_use_rslora"}, {"rslora"}}},
+      {.name = "init-adapter",
+       .shown = "none",
+       .value = "ADAPTER",
+       .help = "start from this adapter: brings r, alpha and targets; step 0, fresh moments",
+       .group = "Adapter",
+       .aliases = {{"lora_model_dir"}, {"adapter_name_or_path"}}},
+  };
+}
+
+std::vector<Option> optimizer_options() {
+  const std::string missing =
+      "is not built; give adamw, adamw_8bit, paged_adamw_32bit, paged_adamw_8bit or sgd";
+  return {
+      {.name = "optim",
+       .kind = Kind::choice,
+       .fallback = "adamw",
+       .help = "32-bit or 8-bit moments, in place or paged",
+       .group = "Optimizer",
+       .choices = {"adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd"},
+       .aliases = {{"optimizer"},
+                   {"paged_adamw",
+                    {{"true", Then::use, "paged_adamw_32bit"}, {"false", Then::ignore, ""}},
+                    true}},
+       .rules = {{"adamw_torch", Then::use, "adamw"},
+                 {"adamw_torch_fused", Then::use, "adamw"},
+                 {"adamw_hf", Then::use, "adamw"},
+                 {"adamw_32bit", Then::use, "adamw"},
+                 {"adamw_bnb_8bit", Then::use, "adamw_8bit"},
+                 {"paged_adamw", Then::use, "paged_adamw_32bit"},
+                 {"paged_adamw_bnb_8bit", Then::use, "paged_adamw_8bit"},
+                 {"adafactor", Then::refuse, missing},
+                 {"adagrad", Then::refuse, missing},
+                 {"rmsprop", Then::refuse, missing},
+                 {"lion_32bit", Then::refuse, missing},
+                 {"lion_8bit", Then::refuse, missing},
+                 {"paged_lion_8bit", Then::refuse, missing},
+                 {"paged_lion_32bit", Then::refuse, missing},
+                 {"galore_adamw", Then::refuse, missing}}},
+      {.name = "learning-rate",
+       .kind = Kind::real,
+       .fallback = "2e-4",
+       .help = "the schedule's highest rate",
+       .group = "Optimizer",
+       .aliases = {{"lr"}},
+       .min = 0},
+      {.name = "lr-scheduler-type",
+       .kind = Kind::choice,
+       .fallback = "linear",
+       .help = "transformers' schedules; the first warm-up step has rate 0",
+       .group = "Optimizer",
+       .choices = {"linear", "cosine", "constant", "constant_with_warmup", "cosine_with_restarts",
+                   "polynomial", "inverse_sqrt", "cosine_with_min_lr", "warmup_stable_decay"},
+       .aliases = {{"lr_scheduler"}}},
+      {.name = "lr-scheduler-kwargs",
+       .kind = Kind::pairs,
+       .shown = "transformers'",
+       .help = "what a schedule takes besides, by transformers' names",
+       .group = "Optimizer"},
+      {.name = "warmup-ratio",
+       .kind = Kind::real,
+       .fallback = "0.03",
+       .help = "warm-up as a share of all steps, rounded up",
+       .group = "Optimizer",
+       .min = 0,
+       .max = 1},
+      {.name = "warmup-steps",
+       .kind = Kind::integer,
+       .shown = "from the ratio",
+       .help = "warm-up in steps; wins over the ratio",
+       .group = "Optimizer",
+       .min = 0},
+      {.name = "weight-decay",
+       .kind = Kind::real,
+       .fallback = "0",
+       .help = "decoupled from the gradient",
+       .group = "Optimizer",
+       .min = 0},
+      {.name = "adam-beta1",
+       .kind = Kind::real,
+       .fallback = "0.9",
+       .help = "decay of the first moment",
+       .group = "Optimizer",
+       .min = 0,
+       .max = 1,
+       .below_max = true},
+      {.name = "adam-beta2",
+       .kind = Kind::real,
+       .fallback = "0.999",
+       .help = "decay of the second moment",
+       .group = "Optimizer",
+       .min = 0,
+       .max = 1,
+       .below_max = true},
+      {.name = "adam-epsilon",
+       .kind = Kind::real,
+       .fallback = "1e-8",
+       .help = "added to the root of the second moment",
+       .group = "Optimizer",
+       .min = 0,
+       .above_min = true},
+      {.name = "max-grad-norm",
+       .kind = Kind::real,
+       .fallback = "1.0",
+       .help = "gradients are scaled down to this norm; 0 turns it off",
+       .group = "Optimizer",
+       .aliases = {{"gradient_clipping"}, {"max_gradient_norm"}},
+       .min = 0},
+  };
+}
+
+Option dataset_option() {
+  return {
+      .name = "dataset",
+      .kind = Kind::words,
+      .value = "DATA",
+      .help = "file, folder, FILE:weight list or hub id: .jsonl .json .csv .txt .parquet, also .gz .zst",
+      .group = "Data",
+      .aliases =
+          {{"datasets"}, {"dataset_path"}, {"dataset_name"}, {"data_path"}, {"train_file"}, {"data_files"}},
+      .required = true};
+}
+
+std::vector<Option> batch_options() {
+  return {
+      {.name = "shuffle",
+       .kind = Kind::toggle,
+       .fallback = "true",
+       .help = "draw the rows' order each epoch; off: file order",
+       .group = "Data",
+       .aliases = {{"shuffle_dataset"}}},
+      {.name = "packing",
+       .kind = Kind::toggle,
+       .fallback = "false",
+       .help = "whole documents placed best-fit into rows of max-seq-length; nothing leaks between them",
+       .group = "Data",
+       .aliases = {{"sample_packing"}}},
+      {.name = "per-device-train-batch-size",
+       .kind = Kind::integer,
+       .fallback = "2",
+       .help = "rows in a pass",
+       .group = "Data",
+       .aliases = {{"micro_batch_size"}, {"train_batch_size"}},
+       .min = 1,
+       .max = 1 << 20},
+      {.name = "gradient-accumulation-steps",
+       .kind = Kind::integer,
+       .fallback = "4",
+       .help = "passes in a step",
+       .group = "Data",
+       .aliases = {{"grad_accum_steps"}},
+       .min = 1,
+       .max = 1 << 20},
+      {.name = "num-train-epochs",
+       .kind = Kind::real,
+       .fallback = "1",
+       .help = "times through the data",
+       .group = "Data",
+       .aliases = {{"num_epochs"}, {"epochs"}},
+       .min = 0,
+       .above_min = true},
+      {.name = "max-steps",
+       .kind = Kind::integer,
+       .shown = "from the epochs",
+       .help = "steps to train; wins over the epochs",
+       .group = "Data",
+       .rules = {{"-1", Then::ignore, ""}},
+       .min = 1},
+  };
+}
+
+std::vector<Option> evaluation_options() {
+  return {
+      {.name = "eval-dataset",
+       .shown = "none",
+       .value = "DATA",
+       .help = "rows that are measured and never trained on",
+       .group = "Evaluation",
+       .aliases = {{"validation_file"}, {"test_datasets"}}},
+      {.name = "eval-fraction",
+       .kind = Kind::real,
+       .fallback = "0",
+       .help = "share of the data held out, drawn by the seed",
+       .group = "Evaluation",
+       .aliases = {{"val_set_size"},
+                   {"val_size"},
+                   {"validation_split_percentage",
+                    {{"*", Then::refuse, "is a percentage; give eval_fraction from 0 to 1"}}}},
+       .min = 0,
+       .max = 1,
+       .below_max = true},
+      {.name = "eval-steps",
+       .kind = Kind::integer,
+       .shown = "each epoch",
+       .help = "steps between evaluations",
+       .group = "Evaluation",
+       .min = 1},
+      {.name = "early-stopping-patience",
+       .kind = Kind::integer,
+       .shown = "off",
+       .help = "evaluations without a lower loss before the run ends",
+       .group = "Evaluation",
+       .min = 1},
+      {.name = "load-best-model-at-end",
+       .kind = Kind::toggle,
+       .fallback = "false",
+       .help = "OUT gets the adapter with the lowest evaluation loss",
+       .group = "Evaluation"},
+  };
+}
+
+std::vector<Option> memory_options() {
+  return {
+      {.name = "gradient-checkpointing",
+       .kind = Kind::choice,
+       .fallback = "auto",
+       .help = "what is computed again in backward: what the budget asks for, all, or nothing",
+       .group = "Memory",
+       .choices = {"auto", "all", "none"},
+       .aliases = {{"use_gradient_checkpointing"}},
+       .rules = {{"true", Then::use, "all"}, {"false", Then::use, "none"}, {"unsloth", Then::use, "all"}},
+       .bare = "all"},
+      {.name = "memory",
+       .kind = Kind::bytes,
+       .fallback = "auto",
+       .help = "cap on the training device: peak resident set on a CPU, all that is held on a card; auto is "
+               "what is free",
+       .group = "Memory"},
+      {.name = "host-memory",
+       .kind = Kind::bytes,
+       .shown = "auto",
+       .help = "cap on the host's side of a CUDA run",
+       .group = "Memory",
+       .cuda_only = true},
+  };
+}
+
+std::vector<Option> output_options() {
+  return {
+      output_dir_option(),
+      {.name = "logging-steps",
+       .kind = Kind::integer,
+       .fallback = "1",
+       .help = "steps a line of metrics.jsonl covers",
+       .group = "Output",
+       .min = 1},
+      {.name = "save-steps",
+       .kind = Kind::integer,
+       .fallback = "500",
+       .help = "steps between checkpoints; one more at each epoch's end",
+       .group = "Output",
+       .min = 1},
+      {.name = "save-total-limit",
+       .kind = Kind::integer,
+       .fallback = "2",
+       .help = "checkpoints kept",
+       .group = "Output",
+       .min = 1},
+      {.name = "report-to",
+       .kind = Kind::words,
+       .fallback = "tensorboard,html",
+       .value = "tensorboard,html|none",
+       .help = "what is written beside metrics.jsonl: TensorBoard events in runs/, report.html",
+       .group = "Output",
+       .choices = {"tensorboard", "html", "none"},
+       .rules = {{"wandb", Then::refuse, "is not built; give tensorboard,html"},
+                 {"mlflow", Then::refuse, "is not built; give tensorboard,html"},
+                 {"comet_ml", Then::refuse, "is not built; give tensorboard,html"},
+                 {"trackio", Then::refuse, "is not built; give tensorboard,html"},
+                 {"swanlab", Then::refuse, "is not built; give tensorboard,html"},
+                 {"all", Then::refuse, "depends on what is installed; give tensorboard,html"}}},
+      {.name = "dry-run",
+       .kind = Kind::toggle,
+       .fallback = "false",
+       .help = "print the plan and stop",
+       .group = "Output",
+       .transient = true},
+      {.name = "resume-from-checkpoint",
+       .shown = "none",
+       .value = "last|PATH",
+       .help = "go on from OUT's newest complete checkpoint, or from this one",
+       .group = "Output",
+       .aliases = {{"auto_resume_from_checkpoints",
+                    {{"true", Then::use, "last"}, {"false", Then::ignore, ""}},
+                    true}},
+       .rules = {{"true", Then::use, "last"}, {"false", Then::ignore, ""}},
+       .transient = true},
+      overwrite_option(),
+  };
+}
+
+void append(std::vector<Option>& to, std::vector<Option> from) {
+  for (Option& option : from) to.push_back(std::move(option));
+}
+
+Table make_train_table() {
+  Table table;
+  table.program = "qlora-train";
+  table.summary = "trains LoRA adapters over a frozen base that is held in 4, 8 or 16 bits";
+  table.usage = "--model MODEL --dataset DATA --output-dir OUT";
+  table.example =
+      "qlora-train --model smollm2-135m --dataset examples/address_train.jsonl --output-dir out/address "
+      "--max-steps 50";
+  table.options = {model_option(true)};
+  append(table.options, base_options());
+  table.options.push_back(compute_dtype_option());
+  append(table.options, adapter_options());
+  append(table.options, optimizer_options());
+  table.options.push_back(dataset_option());
+  append(table.options, row_options());
+  append(table.options, batch_options());
+  append(table.options, evaluation_options());
+  append(table.options, memory_options());
+  append(table.options, output_options());
+  append(table.options, everywhere_options());
+  table.refusals = peer_refusals();
+  return table;
+}
+
+}  // namespace
+
+const Table& train_table() {
+  static const Table table = make_train_table();
+  return table;
+}
+
+}  // namespace qlora::tools
