@@ -85,11 +85,16 @@ link_system_libraries() {
 }
 
 unpack_user_packages() {
+  local program
   if ! apt_knows "$@" || ! unpack_packages system_apt "$@"; then
     user_apt_update && unpack_packages user_apt "$@" || return
     rm -rf "$DEPS/apt"
   fi
   link_system_libraries
+  # What came beside the libraries to be run (unzip, xz).
+  for program in "$DEPS"/usr/bin/{unzip,xz}; do
+    [[ ! -x $program ]] || ln -sf "../usr/bin/${program##*/}" "$DEPS/bin/"
+  done
 }
 
 # CMake and Ninja as PyPI has them: wheels unpacked into .deps/pypi, the programs linked into .deps/bin.
@@ -135,7 +140,8 @@ user_install() {
   use_deps
   say "Installing into .deps/ (no root needed):"
   # CMake's wheel is a zip: without python3 its unpacker comes from the distribution too.
-  has_cmake || have python3 || have unzip || [[ -x $DEPS/usr/bin/unzip ]] || packages+=(unzip)
+  has_cmake || have python3 || have unzip || packages+=(unzip)
+  has_xz || packages+=(xz-utils)
   STEP_REMEDY="check the network and the proxy variables" STEP_CODE=5
   ((${#packages[@]} == 0)) || step "unpacking ${packages[*]}" unpack_user_packages "${packages[@]}"
   has_cmake || step "CMake $CMAKE_VERSION from PyPI" user_cmake

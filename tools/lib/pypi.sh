@@ -87,6 +87,6 @@ unzip_into() {
   elif have python3; then
     python3 -m zipfile -e "$1" "$2"
   else
-    PATH=$PATH:$DEPS/usr/bin unzip -q -o "$1" -d "$2"
+    unzip -q -o "$1" -d "$2"
   fi
 }

@@ -54,4 +54,7 @@ has_cmake() {
 
 has_ninja() { have ninja; }
 
+# The tests' larger files are packed.
+has_xz() { have xz; }
+
 has_download() { have curl || have python3; }
