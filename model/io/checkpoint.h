@@ -42,9 +42,20 @@ class Checkpoint {
   virtual DType value_dtype(const std::string& tensor) const = 0;
   // A vector (norm weight, bias) as fp32.
   virtual std::vector<float> read_vector(const std::string& tensor, int64_t size) const = 0;
-  // sha256 over the tensors' stored bytes' headers and sizes plus sampled content: the base's identity for
-  // resume.
+  // The stored bytes of rows [row, row+count), in Hugging Face order, to `out`
+  // (count * stored_row_bytes(tensor)). Only for tensors whose rows are whole bytes: all but 4-bit ones.
+  virtual size_t stored_row_bytes(const std::string& tensor) const = 0;
+  virtual void read_stored(const std::string& tensor, int64_t row, int64_t count, void* out) const = 0;
+  // Refuses NaN and Inf as read_rows does, without decoding what cannot hold them; for tensors that are used
+  // in place. Thread-safe.
+  virtual void check_finite(const std::string& tensor) const = 0;
+  // sha256 over names, shapes, types and a digest of every stored byte: the base's identity for resume. Reads
+  // the whole model, at memory speed.
   virtual std::string fingerprint() const = 0;
+  // config.json as a folder made from this model carries it, without quantization_config; readable by
+  // transformers 4 and 5. Category::input when it cannot be told in config.json (a GGUF's rope factors that
+  // are no llama3 scaling).
+  virtual std::string config_json() const = 0;
 };
 
 }  // namespace qlora

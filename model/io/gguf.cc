@@ -67,8 +67,6 @@ size_t size_of_type(GgufType t) {
   return 0;
 }
 
-std::string quoted(std::string_view name) { return shown(Json(std::string(name))); }
-
 bool plain_name(std::string_view name) {
   return std::none_of(name.begin(), name.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; });
 }
@@ -150,15 +148,15 @@ void GgufFile::read_values(Cursor& in, uint64_t count) {
     const uint64_t begin = in.at();
     const std::string key(in.text(kMaxKey, "a key"));
     if (!plain_name(key))
-      fail(Category::input, path(), ": byte ", begin, ": the key ", quoted(key),
+      fail(Category::input, path(), ": byte ", begin, ": the key ", shown_text(key),
            " holds control characters; convert the model again");
     const auto type = in.take<uint32_t>("a type");
     if (type > static_cast<uint32_t>(GgufType::f64))
-      fail(Category::input, path(), ": byte ", in.at() - 4, ": key ", quoted(key), " has the unknown type ",
-           type, "; convert the model again");
+      fail(Category::input, path(), ": byte ", in.at() - 4, ": key ", shown_text(key),
+           " has the unknown type ", type, "; convert the model again");
     const Value value = read_value(in, key, static_cast<GgufType>(type), false);
     if (!values_.emplace(key, value).second)
-      fail(Category::input, path(), ": byte ", begin, ": the key ", quoted(key),
+      fail(Category::input, path(), ": byte ", begin, ": the key ", shown_text(key),
            " stands twice; convert the model again");
   }
 }
@@ -167,8 +165,8 @@ GgufFile::Value GgufFile::read_value(Cursor& in, const std::string& key, GgufTyp
   if (type == GgufType::array) {
     const auto element = in.take<uint32_t>("an element type");
     if (element > static_cast<uint32_t>(GgufType::f64) || element == static_cast<uint32_t>(GgufType::array))
-      fail(Category::input, path(), ": byte ", in.at() - 4, ": key ", quoted(key), " is an array of type ",
-           element, ", which no GGUF has; convert the model again");
+      fail(Category::input, path(), ": byte ", in.at() - 4, ": key ", shown_text(key),
+           " is an array of type ", element, ", which no GGUF has; convert the model again");
     return read_value(in, key, static_cast<GgufType>(element), true);
   }
   Value v{type, array};
@@ -176,7 +174,7 @@ GgufFile::Value GgufFile::read_value(Cursor& in, const std::string& key, GgufTyp
   v.at = in.at();
   const uint64_t least = type == GgufType::string ? 8 : size_of_type(type);
   if (v.count > in.left() / least)
-    fail(Category::input, path(), ": byte ", v.at, ": key ", quoted(key), ": ", v.count,
+    fail(Category::input, path(), ": byte ", v.at, ": key ", shown_text(key), ": ", v.count,
          " elements pass the end of the file (", file_.size(), " bytes): it was cut short; fetch it again");
   if (type == GgufType::string)
     for (uint64_t i = 0; i < v.count; ++i) in.text(UINT64_MAX, "a string");
@@ -191,7 +189,7 @@ void GgufFile::read_tensors(Cursor& in, uint64_t count) {
     GgufTensor t;
     t.name = std::string(in.text(kMaxName - 1, "a tensor's name"));
     const auto bad = [&](auto&&... what) {
-      fail(Category::input, path(), ": byte ", begin, ": tensor ", quoted(t.name), ": ", what...,
+      fail(Category::input, path(), ": byte ", begin, ": tensor ", shown_text(t.name), ": ", what...,
            "; the file is damaged: fetch or convert it again");
     };
     if (!plain_name(t.name)) bad("control characters in a name");
@@ -207,7 +205,7 @@ void GgufFile::read_tensors(Cursor& in, uint64_t count) {
     const auto type = in.take<uint32_t>("a type");
     t.type = type_of(type);
     if (t.type == nullptr)
-      fail(Category::input, path(), ": byte ", begin, ": tensor ", quoted(t.name), ": ggml type ", type,
+      fail(Category::input, path(), ": byte ", begin, ": tensor ", shown_text(t.name), ": ggml type ", type,
            " is not supported; convert the model to F16, BF16, Q4_0, Q4_1 or Q8_0");
     const auto block = static_cast<uint64_t>(t.type->block);
     if (dims > 0 && static_cast<uint64_t>(t.shape.back()) % block != 0)
@@ -226,11 +224,11 @@ void GgufFile::place_tensors(uint64_t data_begin) {
   uint64_t at = 0;  // never past the file's size, rounded up: no sum below overflows
   for (GgufTensor& t : tensors_) {
     if (t.offset != at)
-      fail(Category::input, path(), ": tensor ", quoted(t.name), ": its offset is ", t.offset, " where ", at,
-           " is due; the file is damaged: fetch or convert it again");
+      fail(Category::input, path(), ": tensor ", shown_text(t.name), ": its offset is ", t.offset, " where ",
+           at, " is due; the file is damaged: fetch or convert it again");
     if (data_begin > file_.size() || at > file_.size() - data_begin ||
         t.bytes > file_.size() - data_begin - at)
-      fail(Category::input, path(), ": tensor ", quoted(t.name), ": its ", t.bytes, " bytes at ",
+      fail(Category::input, path(), ": tensor ", shown_text(t.name), ": its ", t.bytes, " bytes at ",
            data_begin + at, " pass the end of the file (", file_.size(),
            " bytes): it was cut short; fetch it again");
     t.offset = data_begin + at;

@@ -104,4 +104,6 @@ std::string shown(const Json& value) {
   return text;
 }
 
+std::string shown_text(std::string_view text) { return shown(Json(std::string(text))); }
+
 }  // namespace qlora

@@ -32,5 +32,7 @@ std::optional<std::string> json_string(const Json& obj, const std::string& where
 
 // Printed for a message: at most 60 characters of its JSON.
 std::string shown(const Json& value);
+// A name or other text of a file, quoted and escaped, so that a message stays one line.
+std::string shown_text(std::string_view text);
 
 }  // namespace qlora

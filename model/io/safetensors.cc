@@ -38,8 +38,6 @@ constexpr std::array<Name, 13> kNames = {{{DType::boolean, "BOOL"},
                                           {DType::i64, "I64"},
                                           {DType::u64, "U64"}}};
 
-std::string quoted(std::string_view name) { return shown(Json(std::string(name))); }
-
 // False on overflow, as for a size past int64.
 bool checked_bytes(const std::vector<int64_t>& shape, DType dtype, uint64_t& bytes) {
   uint64_t product = 1;
@@ -63,7 +61,7 @@ class EntryParser {
     for (const auto field : fields) {
       const std::string_view key = field.key;
       const size_t which = key == "dtype" ? 0 : key == "shape" ? 1 : key == "data_offsets" ? 2 : 3;
-      if (which == 3) bad("unknown field ", quoted(key));
+      if (which == 3) bad("unknown field ", shown_text(key));
       if (seen[which]) bad("the field ", key, " stands twice");
       seen[which] = true;
       if (which == 0) t.dtype = dtype(field.value);
@@ -83,7 +81,7 @@ class EntryParser {
  private:
   template <class... Args>
   [[noreturn]] void bad(Args&&... args) const {
-    fail(Category::input, path_, ": tensor ", quoted(name_), ": ", std::forward<Args>(args)...,
+    fail(Category::input, path_, ": tensor ", shown_text(name_), ": ", std::forward<Args>(args)...,
          "; the file is damaged: fetch or write it again");
   }
   DType dtype(element value) const {
@@ -91,7 +89,7 @@ class EntryParser {
     DType out{};
     if (value.get(text) != simdjson::SUCCESS) bad("its dtype is no string");
     if (!parse_safetensors_name(text, out))
-      fail(Category::input, path_, ": tensor ", quoted(name_), ": dtype ", quoted(text),
+      fail(Category::input, path_, ": tensor ", shown_text(name_), ": dtype ", shown_text(text),
            " is not supported; convert the tensor to F32, F16 or BF16");
     return out;
   }
@@ -173,10 +171,11 @@ void SafetensorsFile::parse(std::string_view header) {
   for (const auto field : fields) {
     const std::string_view key = field.key;
     if (!seen.insert(key).second)
-      fail(Category::input, path(), ": tensor ", quoted(key),
+      fail(Category::input, path(), ": tensor ", shown_text(key),
            " stands twice in the header; write the file again");
     if (std::any_of(key.begin(), key.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }))
-      fail(Category::input, path(), ": tensor ", quoted(key), ": control characters in a name; rename it");
+      fail(Category::input, path(), ": tensor ", shown_text(key),
+           ": control characters in a name; rename it");
     if (key != "__metadata__") {
       tensors_.push_back(EntryParser(path(), key).parse(field.value));
       continue;
@@ -188,7 +187,7 @@ void SafetensorsFile::parse(std::string_view header) {
       std::string_view text;
       if (pair.value.get(text) != simdjson::SUCCESS ||
           !metadata_.emplace(std::string(pair.key), std::string(text)).second)
-        fail(Category::input, path(), ": __metadata__ ", quoted(pair.key),
+        fail(Category::input, path(), ": __metadata__ ", shown_text(pair.key),
              ": is no string or stands twice; write the file again");
     }
   }
@@ -203,11 +202,11 @@ void SafetensorsFile::check_layout(uint64_t data_begin) {
   for (size_t i = 0; i < tensors_.size(); ++i) {
     TensorInfo& t = tensors_[i];
     if (t.offset != at)
-      fail(Category::input, path(), ": tensor ", quoted(t.name), ": begins at byte ", t.offset,
+      fail(Category::input, path(), ": tensor ", shown_text(t.name), ": begins at byte ", t.offset,
            " of the data where the tensor before it ends at ", at, " (a ", t.offset < at ? "overlap" : "hole",
            "); write the file again");
     if (t.bytes > room - at)
-      fail(Category::input, path(), ": tensor ", quoted(t.name), ": ends at byte ", at + t.bytes,
+      fail(Category::input, path(), ": tensor ", shown_text(t.name), ": ends at byte ", at + t.bytes,
            " of the data, past the file's ", room, ": it was cut short; fetch it again");
     at += t.bytes;
     t.offset += data_begin;

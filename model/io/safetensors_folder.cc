@@ -14,7 +14,7 @@ namespace fs = std::filesystem;
 void check_shard_path(const std::string& index_path, const fs::path& folder, const std::string& name) {
   if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos ||
       name.find('\0') != std::string::npos)
-    fail(Category::input, index_path, ": weight_map names the shard ", shown(Json(name)),
+    fail(Category::input, index_path, ": weight_map names the shard ", shown_text(name),
          ", which is no plain file name; correct the index");
   std::error_code error;
   const fs::path real_folder = fs::canonical(folder, error);
@@ -26,7 +26,7 @@ void check_shard_path(const std::string& index_path, const fs::path& folder, con
   const bool hub_blob = real_folder.parent_path().filename() == "snapshots" &&
                         parent == real_folder.parent_path().parent_path() / "blobs";
   if (parent != real_folder && !hub_blob)
-    fail(Category::input, index_path, ": the shard ", shown(Json(name)),
+    fail(Category::input, index_path, ": the shard ", shown_text(name),
          " is a link out of the folder; put the file itself there");
 }
 
@@ -57,7 +57,7 @@ void SafetensorsFolder::open_shards(const std::string& folder, const std::string
   std::map<std::string, const SafetensorsFile*> opened;
   for (const auto& [tensor, shard] : map->items()) {
     if (!shard.is_string())
-      fail(Category::input, index_path, ": weight_map of tensor ", shown(Json(tensor)),
+      fail(Category::input, index_path, ": weight_map of tensor ", shown_text(tensor),
            " is no file name; correct the index");
     const std::string& name = shard.get_ref<const std::string&>();
     const SafetensorsFile*& file = opened[name];
@@ -68,7 +68,7 @@ void SafetensorsFolder::open_shards(const std::string& folder, const std::string
     }
     const TensorInfo* info = file->find(tensor);
     if (info == nullptr)
-      fail(Category::input, index_path, ": tensor ", shown(Json(tensor)), " is not in its shard ", name,
+      fail(Category::input, index_path, ": tensor ", shown_text(tensor), " is not in its shard ", name,
            "; fetch index and shards from the same version");
     tensors_.emplace(tensor, Entry{file, info});
   }
