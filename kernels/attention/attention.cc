@@ -1,0 +1,133 @@
+#include "kernels/attention/attention.h"
+
+#include "kernels/attention/attention_args.h"
+#include "kernels/common/rows.h"
+
+#define QLORA_BODY "kernels/attention/attention_cpu.inl"
+#include "kernels/common/for_each_isa.h"
+
+namespace qlora {
+namespace {
+
+using attention::Args;
+using attention::kTile;
+using attention::Rows;
+
+int64_t blocks_of(int64_t rows) { return (rows + kTile - 1) / kTile; }
+
+void check_shapes(const AttentionShape& s, const Segments& docs, const ConstMat& q, const ConstMat& k,
+                  const ConstMat& v) {
+  check(s.kv_heads > 0 && s.q_heads > 0 && s.q_heads % s.kv_heads == 0, "attention: ", s.q_heads,
+        " query heads over ", s.kv_heads);
+  check(s.head_dim > 0 && s.head_dim % 8 == 0 && s.head_dim <= 256, "attention: head_dim ", s.head_dim);
+  check(is_activation(q.dtype) && k.dtype == q.dtype && v.dtype == q.dtype,
+        "attention: q, k, v share a type");
+  check(q.cols == int64_t{s.q_heads} * s.head_dim && k.cols == int64_t{s.kv_heads} * s.head_dim &&
+            same_shape(k, v),
+        "attention: q, k, v do not fit the heads");
+  check(docs.q.size() == docs.k.size() && !docs.q.empty(), "attention: segments");
+}
+
+// What the bounds must be, read only where they exist: not in rehearsal.
+void check_segments(const Segments& docs, int64_t q_rows, int64_t k_rows) {
+  check(docs.q.front() == 0 && docs.k.front() == 0 && docs.q.back() == q_rows && docs.k.back() == k_rows,
+        "attention: segments do not span the rows");
+  for (size_t d = 0; d + 1 < docs.q.size(); ++d) {
+    const int64_t queries = docs.q[d + 1] - docs.q[d], keys = docs.k[d + 1] - docs.k[d];
+    check(queries >= 0 && keys >= queries, "attention: document ", d, " has ", queries, " queries and ", keys,
+          " keys");
+  }
+}
+
+// Pairs of query and key, over all documents were they of one length.
+double pairs(const AttentionShape& s, const Segments& docs, int64_t q_rows, int64_t k_rows) {
+  const double count = std::max<double>(1, static_cast<double>(docs.q.size()) - 1);
+  const double queries = q_rows / count, keys = k_rows / count;
+  const double seen = keys - (queries - 1) / 2;
+  return q_rows * (s.window > 0 ? std::min<double>(seen, s.window) : seen);
+}
+
+// body(rows, first row of the block, worker) for every document, head and block of kTile rows, heaviest
+// blocks first. by_keys: blocks of keys and key heads, else of queries and query heads.
+template <class Body>
+void for_each_block(const Exec& e, const AttentionShape& s, const Segments& docs, bool by_keys,
+                    const Body& body) {
+  const std::span<const int32_t> bounds = by_keys ? docs.k : docs.q;
+  const int64_t heads = by_keys ? s.kv_heads : s.q_heads;
+  int64_t tasks = 0;
+  for (size_t d = 0; d + 1 < bounds.size(); ++d) tasks += blocks_of(bounds[d + 1] - bounds[d]) * heads;
+  e.parallel(tasks, [&](int64_t task, int worker) {
+    size_t d = 0;
+    int64_t blocks = blocks_of(bounds[1] - bounds[0]);
+    for (; task >= blocks * heads; blocks = blocks_of(bounds[d + 1] - bounds[d])) {
+      task -= blocks * heads;
+      ++d;
+    }
+    const int head = static_cast<int>(task % heads), group = s.q_heads / s.kv_heads;
+    const int64_t block = by_keys ? task / heads : blocks - 1 - task / heads;
+    const Rows rows{docs.q[d],
+                    docs.q[d + 1] - docs.q[d],
+                    docs.k[d],
+                    docs.k[d + 1] - docs.k[d],
+                    by_keys ? head * group : head,
+                    by_keys ? head : head / group};
+    body(rows, block * kTile, worker);
+  });
+}
+
+}  // namespace
+
+void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& q,
+                       const ConstMat& k, const ConstMat& v, const Mat& o, const Mat& lse) {
+  check_shapes(s, docs, q, k, v);
+  check(same_shape(q, o) && o.dtype == q.dtype, "attention: o is not like q");
+  check(!lse || (lse.dtype == DType::f32 && lse.rows == s.q_heads && lse.cols == q.rows),
+        "attention: lse is not fp32 [q_heads, rows]");
+  Args a{s, q, k, v, {}, {}, nullptr, lse.stride, nullptr, o, {}, {}, {}, static_cast<float*>(lse.data)};
+  const int64_t each = attention::forward_workspace(a.padded_dim());
+  const Buffer work = e.allocate(Region::workspace, "attention tiles", 4 * each * e.threads());
+  if (!e.op("attention", 4. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
+            q.bytes() + k.bytes() + v.bytes(), o.bytes() + (lse ? lse.bytes() : 0)))
+    return;
+  require_cpu(e, "attention");
+  check_segments(docs, q.rows, k.rows);
+  const auto body = QLORA_PICK(attention_forward_task);
+  for_each_block(e, s, docs, false, [&](const Rows& rows, int64_t first, int worker) {
+    body(a, rows, first, work.as<float>() + worker * each);
+  });
+}
+
+void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& d_o,
+                        const ConstMat& q, const ConstMat& k, const ConstMat& v, const ConstMat& o,
+                        const ConstMat& lse, const Mat& dq, const Mat& dk, const Mat& dv) {
+  check_shapes(s, docs, q, k, v);
+  for (const ConstMat& m : {d_o, o, ConstMat(dq)})
+    check(same_shape(q, m) && m.dtype == q.dtype, "attention_backward: d_o, o and dq are not like q");
+  for (const Mat& m : {dk, dv})
+    check(same_shape(k, m) && m.dtype == q.dtype, "attention_backward: dk and dv are not like k");
+  check(lse.dtype == DType::f32 && lse.rows == s.q_heads && lse.cols == q.rows,
+        "attention_backward: lse is not fp32 [q_heads, rows]");
+  Args a{s,          q,       k,  v,  o,  d_o, static_cast<const float*>(lse.data),
+         lse.stride, nullptr, {}, dq, dk, dv,  nullptr};
+  const int64_t each = attention::backward_workspace(a.padded_dim());
+  const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * lse.stride);
+  const Buffer work = e.allocate(Region::workspace, "attention tiles", 4 * each * e.threads());
+  if (!e.op("attention_backward", 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
+            2 * (q.bytes() + o.bytes() + k.bytes() + v.bytes()), dq.bytes() + dk.bytes() + dv.bytes()))
+    return;
+  require_cpu(e, "attention_backward");
+  check_segments(docs, q.rows, k.rows);
+  a.delta = delta.as<float>();
+  const auto deltas = QLORA_PICK(attention_delta_rows);
+  parallel_ranges(e, q.rows, rows_per_task(q.cols), [&](int64_t i, int64_t end) { deltas(a, i, end); });
+  const auto keys = QLORA_PICK(attention_backward_keys_task);
+  for_each_block(e, s, docs, true, [&](const Rows& rows, int64_t first, int worker) {
+    keys(a, rows, first, work.as<float>() + worker * each);
+  });
+  const auto queries = QLORA_PICK(attention_backward_queries_task);
+  for_each_block(e, s, docs, false, [&](const Rows& rows, int64_t first, int worker) {
+    queries(a, rows, first, work.as<float>() + worker * each);
+  });
+}
+
+}  // namespace qlora
