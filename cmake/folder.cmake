@@ -42,7 +42,21 @@ function(qlora_tools)
     qlora_options(${name})
     add_dependencies(qlora_programs ${name})
     install(TARGETS ${name} RUNTIME DESTINATION bin)
+    qlora_install_pages(${name})
   endforeach()
+endfunction()
+
+# A program knows its own manual page and completion; it is asked for them when it is installed.
+function(qlora_install_pages name)
+  set(pages ${CMAKE_BINARY_DIR}/pages)
+  install(CODE "
+    file(MAKE_DIRECTORY \"${pages}\")
+    execute_process(COMMAND \"$<TARGET_FILE:${name}>\" --help-man
+                    OUTPUT_FILE \"${pages}/${name}.1\" COMMAND_ERROR_IS_FATAL ANY)
+    execute_process(COMMAND \"$<TARGET_FILE:${name}>\" --help-bash-completion
+                    OUTPUT_FILE \"${pages}/${name}.bash\" COMMAND_ERROR_IS_FATAL ANY)")
+  install(FILES ${pages}/${name}.1 DESTINATION share/man/man1)
+  install(FILES ${pages}/${name}.bash DESTINATION share/bash-completion/completions RENAME ${name})
 endfunction()
 
 # tests/NAME/*.cc, and for the kernels the *_test.cc beside each op.
