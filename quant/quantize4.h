@@ -15,7 +15,8 @@ namespace qlora {
                                 uint8_t* packed, float* absmax);
 
 // Double quantization of the fp32 scales absmax[0, blocks), in blocks of 256 by the signed dynamic map.
-// Mean in fp64, summed in a fixed order, rounded once; 0 for no blocks.
+// The offset is their mean: the very bits of torch's mean on an x86 CPU with one thread, which bitsandbytes
+// stores; in fp64 where the fp32 sum overflows; 0 for no blocks.
 float absmax_offset(const float* absmax, int64_t blocks);
 //   codes   uint8 [blocks]: of (absmax - offset)
 //   nested  fp32 [ceil(blocks / 256)]

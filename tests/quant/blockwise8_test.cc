@@ -133,6 +133,11 @@ TEST(Int8, ValuesAreCastToHalfFirst) {
   EXPECT_EQ(q[0], 127);
   EXPECT_EQ(q[1], 0);
   EXPECT_EQ(q[2], -64);  // -63.5, the tie to even
+  // 0.5 + 2^-13 is the half 0.5: with SCB 127 a tie, to 0.
+  const float tie[] = {127, 0.5f + 0x1p-13f, -1.5f - 0x1p-13f};
+  ASSERT_EQ(quantize_int8_row(tie, 3, q, &scb), -1);
+  EXPECT_EQ(q[1], 0);
+  EXPECT_EQ(q[2], -2);
 }
 
 TEST(Int8, NamesTheFirstValueThatHalfCannotHold) {

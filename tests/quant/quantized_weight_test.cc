@@ -3,12 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "quant/codebook.h"
@@ -62,7 +64,7 @@ struct Result {
 
 // Shapes that cut tasks at whole rows, at several rows, and inside rows longer than a task.
 const std::pair<int64_t, int64_t> kShapes[] = {{1, 1},     {3, 5},     {1000, 128}, {77, 1001}, {129, 1536},
-                                               {2, 70000}, {5, 70003}, {3, 65537},  {1, 200001}};
+                                               {2, 70000}, {5, 70003}, {7, 50001},  {3, 65537}, {1, 200001}};
 
 TEST(QuantizedWeight, StreamingEqualsTheWholeAtOnce) {
   for (const auto& [rows, cols] : kShapes)
@@ -180,13 +182,39 @@ TEST(QuantizedWeight, TheReadersExceptionComesThrough) {
   for (const int threads : {1, 2, 4}) {
     const RowReader inner = s.reader();
     const RowReader failing = [&](int64_t row, int64_t count, float* out) {
-      if (row + count > 300) throw std::out_of_range("row " + std::to_string(row));
+      if (row + count > 300) throw std::out_of_range(cat("row ", row));
       inner(row, count, out);
     };
     // Tasks are 128 rows: the third one, from row 256, is the first to fail.
     EXPECT_THROW(Result(s, {Format::nf4, 64, true}, threads, failing), std::out_of_range);
     EXPECT_EQ(error_of([&] { Result(s, {Format::nf4, 64, true}, threads, failing); }), "row 256");
   }
+}
+
+TEST(QuantizedWeight, NothingIsReadAfterAFailure) {
+  const Source s(1000, 512, 3);
+  int64_t last = 0;
+  const RowReader failing = [&](int64_t row, int64_t count, float*) {
+    last = row + count;
+    throw std::out_of_range("row");
+  };
+  EXPECT_THROW(Result(s, {Format::nf4, 64, true}, 1, failing), std::out_of_range);
+  EXPECT_EQ(last, 128);
+}
+
+// The task of the first rows fails after that of the next ones has: it still is the one that speaks.
+TEST(QuantizedWeight, ALaterFailureDoesNotHideAnEarlierOne) {
+  const Source s(256, 512, 3);
+  std::atomic<bool> second_failed{false};
+  const RowReader failing = [&](int64_t row, int64_t, float*) {
+    if (row == 0) {
+      const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+      while (!second_failed && std::chrono::steady_clock::now() < until) std::this_thread::yield();
+    }
+    second_failed = true;
+    throw std::out_of_range(cat("row ", row));
+  };
+  EXPECT_EQ(error_of([&] { Result(s, {Format::nf4, 64, true}, 2, failing); }), "row 0");
 }
 
 TEST(QuantizedWeight, SpecsAndShapesThatCannotBe) {

@@ -148,7 +148,7 @@ class WeightViewFormats : public ::testing::TestWithParam<Kind> {
  protected:
   RandomWeight make(std::mt19937& random) const {
     const int64_t cols = GetParam().format >= Format::q4_0 ? 32 * (1 + random() % 6) : 1 + random() % 300;
-    return {GetParam().format,       static_cast<int64_t>(1 + random() % 20), cols, 32 << random() % 4,
+    return {GetParam().format,       static_cast<int64_t>(1 + random() % 60), cols, 32 << random() % 4,
             GetParam().double_quant, static_cast<uint32_t>(random())};
   }
 };
