@@ -5,15 +5,13 @@
 #include <yaml-cpp/parser.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <sstream>
 
 #include "memory/error.h"
+#include "memory/file.h"
 
 namespace qlora::tools {
 namespace {
@@ -218,8 +216,6 @@ bool is_json(const std::string& text, const std::string& path) {
 }  // namespace
 
 ConfigNode parse_config(const std::string& text, const std::string& path) {
-  if (text.size() > kMostBytes)
-    fail(Category::input, path, ": larger than 1 MiB; this is no configuration, give the right file");
   if (text.find('\0') != std::string::npos)
     fail(Category::input, path, ": holds a zero byte; this is no configuration, give the right file");
   Builder builder(path);
@@ -233,18 +229,7 @@ ConfigNode parse_config(const std::string& text, const std::string& path) {
 }
 
 ConfigNode read_config_file(const std::string& path) {
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(path, error))
-    fail(Category::input, path, ": no such file; give --config a YAML or JSON file");
-  std::ifstream in(path, std::ios::binary);
-  if (!in)
-    fail(Category::input, path, ": cannot be opened (", std::strerror(errno), "); check its permissions");
-  // One byte more than allowed is enough to know.
-  std::string text(kMostBytes + 1, '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
-  if (in.bad()) fail(Category::io, path, ": reading failed (", std::strerror(errno), ")");
-  text.resize(static_cast<size_t>(in.gcount()));
-  return parse_config(text, path);
+  return parse_config(read_file(path, kMostBytes), path);
 }
 
 }  // namespace qlora::tools

@@ -19,7 +19,7 @@ struct ConfigNode {
 // '{', else YAML. Errors: input (absent, unreadable, too large, malformed), one line with file and place.
 ConfigNode read_config_file(const std::string& path);
 
-// The same over text; `path` is for messages and the choice of format.
+// The same over text that was read already (of any size); `path` is for messages and the choice of format.
 ConfigNode parse_config(const std::string& text, const std::string& path);
 
 }  // namespace qlora::tools
