@@ -9,25 +9,26 @@ namespace qlora::ref {
 inline constexpr double kGeluC = 0.7978845608028654;  // sqrt(2 / pi)
 inline constexpr double kGeluCubic = 0.044715;
 
-// The definitions.
+// The definitions: x / (1 + exp(-z)), with z = x for silu. gelu_tanh is x (1 + tanh(u)) / 2 with
+// u = sqrt(2 / pi) (x + 0.044715 x^3), which is the same with z = 2u and loses no digits where tanh nears -1.
+template <class T>
+T activation_argument(Activation act, T x) {
+  if (act == Activation::silu) return x;
+  return T(2 * kGeluC) * (x + T(kGeluCubic) * x * x * x);
+}
+
 template <class T>
 T activation(Activation act, T x) {
   using std::exp;
-  using std::tanh;
-  if (act == Activation::silu) return x / (T(1) + exp(-x));
-  return T(0.5) * x * (T(1) + tanh(T(kGeluC) * (x + T(kGeluCubic) * x * x * x)));
+  return x / (T(1) + exp(-activation_argument(act, x)));
 }
 
 template <class T>
 T activation_derivative(Activation act, T x) {
   using std::exp;
-  using std::tanh;
-  if (act == Activation::silu) {
-    const T s = T(1) / (T(1) + exp(-x));
-    return s * (T(1) + x * (T(1) - s));
-  }
-  const T t = tanh(T(kGeluC) * (x + T(kGeluCubic) * x * x * x));
-  return T(0.5) * (T(1) + t) + T(0.5) * x * (T(1) - t * t) * T(kGeluC) * (T(1) + T(3 * kGeluCubic) * x * x);
+  const T s = T(1) / (T(1) + exp(-activation_argument(act, x)));
+  const T slope = act == Activation::silu ? T(1) : T(2 * kGeluC) * (T(1) + T(3 * kGeluCubic) * x * x);
+  return s + s * (T(1) - s) * x * slope;
 }
 
 template <class T>

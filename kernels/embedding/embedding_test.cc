@@ -1,0 +1,68 @@
+#include "kernels/embedding/embedding.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/embedding/embedding_ref.h"
+#include "tests/support/run_op.h"
+#include "tests/support/tensor.h"
+
+namespace qlora {
+namespace {
+
+using testing::Tensor;
+
+const std::vector<int32_t> kIds = {3, 0, 3, 6, 1};
+
+template <class T>
+WeightView view(const std::vector<T>& data, Format format, int64_t rows, int64_t cols) {
+  WeightView w;
+  w.format = format;
+  w.rows = rows;
+  w.cols = cols;
+  w.data = data.data();
+  return w;
+}
+
+template <class T>
+std::vector<T> table(int64_t n) {
+  std::vector<T> out;
+  for (double x : Tensor::normal(dtype_of<T>, 1, n, 1).values()) out.push_back(T(static_cast<float>(x)));
+  return out;
+}
+
+// One product: exact before its rounding to fp32, and to bf16 after that.
+template <class T>
+void expect_rows(Format format) {
+  for (int64_t cols : {1, 17, 512, 700})
+    for (DType t : {DType::f32, DType::bf16}) {
+      const std::vector<T> data = table<T>(7 * cols);
+      std::vector<double> decoded;
+      for (T x : data) decoded.push_back(static_cast<float>(x));
+      Tensor y(t, static_cast<int64_t>(kIds.size()), cols);
+      testing::run_planned(2,
+                           [&](Exec& e) { embedding(e, kIds, view(data, format, 7, cols), 1.7f, y.mat()); });
+      std::vector<double> expected(kIds.size() * cols);
+      ref::embedding<double>(static_cast<int64_t>(kIds.size()), kIds.data(), cols, decoded.data(), 1.7f,
+                             expected.data());
+      for (int64_t i = 0; i < static_cast<int64_t>(expected.size()); ++i)
+        ASSERT_TRUE(
+            testing::close(y.get(i / cols, i % cols), expected[i], testing::kU * std::abs(expected[i]), t));
+      EXPECT_TRUE(y.gaps_intact());
+    }
+}
+
+TEST(Embedding, Fp32Rows) { expect_rows<float>(Format::f32); }
+TEST(Embedding, Bf16Rows) { expect_rows<bf16>(Format::bf16); }
+
+TEST(Embedding, RefusesAnIdOutOfTheTable) {
+  const std::vector<float> data = table<float>(14);
+  Tensor y(DType::f32, 1, 2);
+  Exec e({DeviceKind::cpu, 0}, 1, nullptr);
+  for (int32_t id : {-1, 7}) {
+    const std::vector<int32_t> ids = {id};
+    EXPECT_THROW(embedding(e, ids, view(data, Format::f32, 7, 2), 1, y.mat()), Error);
+  }
+}
+
+}  // namespace
+}  // namespace qlora
