@@ -56,7 +56,7 @@ table {
   background: var(--card); border: 1px solid var(--line); border-radius: 8px;
 }
 td, th { padding: 4px 14px; border-top: 1px solid var(--line); text-align: left; vertical-align: top }
-th { font-weight: 400; color: var(--soft); white-space: nowrap }
+th { width: 1%; font-weight: 400; font-size: 13px; color: var(--soft); white-space: nowrap }
 tr:first-child > * { border-top: 0 }
 )";
 
