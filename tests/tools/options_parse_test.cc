@@ -278,5 +278,66 @@ TEST(Options, SettingsAreTypedAndWithoutThisCallsOwn) {
   EXPECT_NE(options.to_yaml().find("\nadam_epsilon: 1.0e-08\n"), std::string::npos) << options.to_yaml();
 }
 
+// OUT/config.yaml alone runs the run again: the same settings, from nothing but the file.
+TEST(Options, ConfigYamlRunsTheRunAgain) {
+  const Options first = parse_options(
+      train_table(), train({"--load-in-4bit", "--no-shuffle", "--lora-alpha", "24", "--lr-scheduler-kwargs",
+                            "num_cycles=2,power=3", "--target-modules", "q_proj,v_proj", "--learning-rate",
+                            "3.3e-4", "--eval-fraction=.1", "--memory=6GiB", "--max-steps=7",
+                            "--resume-from-checkpoint=last", "--no-train-on-inputs"}));
+  const Scratch scratch;
+  const Options second =
+      parse_options(train_table(), {"--config", scratch.write("config.yaml", first.to_yaml())});
+  EXPECT_EQ(first.to_yaml(), second.to_yaml());
+  EXPECT_EQ(first.to_json(), second.to_json());
+  EXPECT_EQ(second.pairs("lr-scheduler-kwargs"), first.pairs("lr-scheduler-kwargs"));
+  EXPECT_FALSE(second.find<std::string>("resume-from-checkpoint"));
+}
+
+// Any words end in options or in one Error of the user's kind.
+TEST(Options, AnyWordsParseOrAreRefused) {
+  for (const Table* table :
+       {&train_table(), &quantize_table(), &eval_table(), &generate_table(), &inspect_table()}) {
+    Words pool = {"--",
+                  "-",
+                  "-x",
+                  "--=",
+                  "--no-",
+                  "--no-no-packing",
+                  "",
+                  "=",
+                  "true",
+                  "false",
+                  "none",
+                  "1",
+                  "-1",
+                  "1e3",
+                  "a=b",
+                  "a,b",
+                  "auto",
+                  "cuda:7",
+                  "8GiB",
+                  "--wandb",
+                  "\xff",
+                  std::string(5000, 'a'),
+                  "--" + std::string(5000, 'a')};
+    for (const Option& option : table->options)
+      pool.insert(pool.end(), {"--" + option.name, "--no-" + option.name + "=x", "--" + option.name + "="});
+    uint64_t state = 1;
+    for (int round = 0; round < 500; ++round) {
+      Words words;
+      for (int i = 0; i < 6; ++i) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        words.push_back(pool[(state >> 33) % pool.size()]);
+      }
+      try {
+        parse_options(*table, words);
+      } catch (const Error& error) {
+        EXPECT_TRUE(error.exit_code() == 2 || error.exit_code() == 3) << error.what();
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace qlora::tools

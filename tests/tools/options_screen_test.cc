@@ -68,7 +68,7 @@ TEST(Format, Values) {
 
 TEST(Bar, PlainLine) {
   EXPECT_EQ(progress_line(sample()),
-            "step 12/100 | loss 1.234 | norm 0.4140 | 1,830 tok/s | 7.2 GiB | 1:23 left");
+            "step 12/100 | loss 1.234 | norm 0.41 | 1,830 tok/s | 7.2 GiB | 1:23 left");
   EXPECT_EQ(progress_line({.what = "row", .done = 1234}), "row 1,234");
 }
 
@@ -79,10 +79,10 @@ TEST(Bar, FitsAnyWidth) {
     const std::string at80 = progress_bar(sample(), 79, blocks);
     for (const char* part : {"step 12/100", "loss 1.234", "1,830 tok/s", "1:23 left"})
       EXPECT_NE(at80.find(part), std::string::npos) << at80;
-    EXPECT_EQ(at80.find(blocks ? "█" : "[#"), 0u) << at80;
+    EXPECT_EQ(at80.find(blocks ? "░░░░░░ step" : "[#---------------] step"), 0u) << at80;
   }
   EXPECT_EQ(progress_bar(sample(), 120, false),
-            "[##----------------------] step 12/100 | loss 1.234 | norm 0.4140 | 1,830 tok/s | 7.2 GiB | "
+            "[##----------------------] step 12/100 | loss 1.234 | norm 0.41 | 1,830 tok/s | 7.2 GiB | "
             "1:23 left");
   EXPECT_EQ(progress_bar(sample(), 30, false), "step 12/100 | 1:23 left");
   EXPECT_EQ(progress_bar(sample(), 4, false), "step");

@@ -73,7 +73,10 @@ TEST_P(TableTest, HelpShowsEveryOptionWithinTheWidth) {
                     bash = bash_completion(*GetParam());
   for (const Option& option : GetParam()->options) {
     if (option.name == GetParam()->operand) continue;
-    EXPECT_NE(help.find("\n  --" + option.name), std::string::npos) << option.name;
+    const std::string shown = (option.kind == Kind::toggle ? "--[no-]" : "--") + option.name;
+    EXPECT_NE(help.find("\n  " + shown + (option.kind == Kind::toggle ? "" : " ")), std::string::npos)
+        << option.name;
+    EXPECT_NE(man.find("\n.TP\n"), std::string::npos);
     EXPECT_NE(bash.find(" --" + option.name), std::string::npos) << option.name;
   }
   EXPECT_NE(help.find(GetParam()->example), std::string::npos);

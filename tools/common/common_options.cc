@@ -108,7 +108,8 @@ std::vector<Option> row_options() {
       {.name = "loss-on",
        .kind = Kind::choice,
        .fallback = "assistant",
-       .help = "tokens with loss: each answer and its end of turn, the last answer's alone, or all",
+       .help = "tokens with loss: each answer and its end of turn, the last answer's alone, or all "
+               "(--train-on-inputs)",
        .group = "Data",
        .choices = {"assistant", "last", "all"},
        .aliases = {{"train_on_inputs",

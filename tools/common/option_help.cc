@@ -40,7 +40,7 @@ std::string wrapped(const std::string& text, size_t indent, size_t column, size_
 
 std::string left_side(const Table& table, const Option& option) {
   if (table.operand == option.name) return value_name(option);
-  if (option.kind == Kind::toggle) return "--" + option.name;
+  if (option.kind == Kind::toggle) return "--[no-]" + option.name;
   return "--" + option.name + " " + value_name(option);
 }
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <vector>
@@ -22,10 +23,16 @@ struct Field {
   int rank;  // the highest is left out first
 };
 
+std::string format_norm(double norm) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.2f", norm);
+  return norm >= 0.01 && norm < 1e6 ? text : format_value(norm);
+}
+
 std::vector<Field> fields_of(const Progress& p) {
   std::vector<Field> fields;
   if (p.loss) fields.push_back({"loss " + format_value(*p.loss), 2});
-  if (p.norm) fields.push_back({"norm " + format_value(*p.norm), 5});
+  if (p.norm) fields.push_back({"norm " + format_norm(*p.norm), 5});
   if (p.tokens_per_second)
     fields.push_back(
         {format_count(static_cast<int64_t>(std::clamp(*p.tokens_per_second, 0.0, 1e15))) + " tok/s", 3});

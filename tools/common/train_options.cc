@@ -66,7 +66,7 @@ std::vector<Option> optimizer_options() {
       {.name = "optim",
        .kind = Kind::choice,
        .fallback = "adamw",
-       .help = "32-bit or 8-bit moments, in place or paged",
+       .help = "32-bit or 8-bit moments, in place or paged; --paged-adamw is paged_adamw_32bit",
        .group = "Optimizer",
        .choices = {"adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd"},
        .aliases = {{"optimizer"},
@@ -223,6 +223,7 @@ std::vector<Option> batch_options() {
 std::vector<Option> evaluation_options() {
   return {
       {.name = "eval-dataset",
+       .kind = Kind::words,
        .shown = "none",
        .value = "DATA",
        .help = "rows that are measured and never trained on",
