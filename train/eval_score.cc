@@ -22,7 +22,7 @@ std::optional<nlohmann::json> object_of(std::string_view text) {
       },
       false);
   if (deep || !value.is_object()) return std::nullopt;
-  return value;
+  return std::make_optional<nlohmann::json>(value);  // with nlohmann/json 3.10 `return value` is ambiguous
 }
 
 }  // namespace
