@@ -35,7 +35,7 @@ struct GemmWorkspace {
         std::min(most_rows, ceil_div(std::max<int64_t>(rows, 1), tile.rows) * tile.rows);
     const int64_t panels = std::clamp<int64_t>(ceil_div(cols, tile.cols), 1, kMostPanels);
     stride_c = panels * tile.cols + 16;
-    a = ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 16)), 16) * 16;
+    a = ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 32)), 16) * 16;
     panel = ceil_div(kBlockK * tile.cols, 16) * 16;
     c = ceil_div(task_rows * stride_c, 16) * 16;
   }

@@ -14,7 +14,7 @@ template <int kRows, int kVecs, bool kTransA>
 inline void tile(const float* a, int64_t stride_a, const float* b, int64_t count, float* c, int64_t stride_c,
                  bool first) {
   Vec sum[kRows][kVecs];
-#pragma GCC unroll 8
+#pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) sum[i][j] = zero();
@@ -22,14 +22,14 @@ inline void tile(const float* a, int64_t stride_a, const float* b, int64_t count
     Vec w[kVecs];
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) w[j] = load(b + j * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 24
     for (int i = 0; i < kRows; ++i) {
       const Vec x = set1(kTransA ? a[i] : a[i * kStrideA]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVecs; ++j) sum[i][j] = fma(x, w[j], sum[i][j]);
     }
   }
-#pragma GCC unroll 8
+#pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 4
     for (int j = 0; j < kVecs; ++j) {
@@ -49,18 +49,31 @@ inline Tile tile_of(int64_t rows, int64_t vecs) {
   return tile<kRows, kVecs, kTransA>;
 }
 
+// Rows of a tile of `vecs` vectors that has as many accumulators as the widest one.
+inline constexpr int tall_rows(int64_t vecs) { return kTileRows * kTileVecs / static_cast<int>(vecs); }
+
+template <int kVecs, bool kTransA>
+inline Tile tall_tile(int64_t vecs) {
+  if constexpr (kVecs > 1)
+    if (vecs < kVecs) return tall_tile<kVecs - 1, kTransA>(vecs);
+  return tile<tall_rows(kVecs), kVecs, kTransA>;
+}
+
 // A panel against all rows of a task.
 template <bool kTransA>
 inline void multiply(const float* a, int64_t stride_a, int64_t rows, const float* panel, int64_t cols,
                      int64_t count, float* c, int64_t stride_c, bool first) {
   const int64_t vecs = (cols + kLanes - 1) / kLanes;
-  const Tile whole = tile_of<kTileRows, kTileVecs, kTransA>(kTileRows, vecs);
+  const int64_t next_row = kTransA ? 1 : kStrideA;
+  const Tile tall = tall_tile<kTileVecs, kTransA>(vecs);
   int64_t r = 0;
-  for (; r + kTileRows <= rows; r += kTileRows)
-    whole(a + r * (kTransA ? 1 : kStrideA), stride_a, panel, count, c + r * stride_c, stride_c, first);
-  if (r < rows)
-    tile_of<kTileRows, kTileVecs, kTransA>(rows - r, vecs)(a + r * (kTransA ? 1 : kStrideA), stride_a, panel,
-                                                           count, c + r * stride_c, stride_c, first);
+  for (const int64_t step = tall_rows(vecs); r + step <= rows; r += step)
+    tall(a + r * next_row, stride_a, panel, count, c + r * stride_c, stride_c, first);
+  for (int64_t n; r < rows; r += n) {
+    n = rows - r < kTileRows ? rows - r : kTileRows;
+    tile_of<kTileRows, kTileVecs, kTransA>(n, vecs)(a + r * next_row, stride_a, panel, count,
+                                                    c + r * stride_c, stride_c, first);
+  }
 }
 
 // [rows, cols] of fp32 or bf16 as fp32; the last vector of a row is filled up with zeros.
@@ -106,16 +119,22 @@ inline void finish(const GemmCall& call, const GemmPart& part, const float* c, i
 
 inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWorkspace& space, float* memory) {
   float *a = memory, *panel = a + space.a, *c = panel + space.panel;
+  // A panel that serves alone stays decoded while x passes through the nearest cache, a few tiles at a time.
+  const int64_t packed_rows = part.cols <= kTileCols ? 2 * kTileRows * kTileVecs : part.rows;
   bool first = true;
   for (const GemmTerm& t : call.terms) {
     const bool to_bf16 = t.x.dtype == DType::bf16;
     for (int64_t k = 0; k < t.x.cols; k += kBlockK) {
       const int64_t count = t.x.cols - k < kBlockK ? t.x.cols - k : kBlockK;
-      pack(t.x, part.row, part.rows, k, count, a, kStrideA);
-      for (int64_t j = 0; j < part.cols; j += kTileCols) {
-        const int64_t cols = part.cols - j < kTileCols ? part.cols - j : kTileCols;
-        decode_panel(call.transposed_w, t.w, part.col + j, cols, k, count, to_bf16, panel);
-        multiply<false>(a, kStrideA, part.rows, panel, cols, count, c + j, space.stride_c, first);
+      for (int64_t r = 0; r < part.rows; r += packed_rows) {
+        const int64_t rows = part.rows - r < packed_rows ? part.rows - r : packed_rows;
+        pack(t.x, part.row + r, rows, k, count, a, kStrideA);
+        for (int64_t j = 0; j < part.cols; j += kTileCols) {
+          const int64_t cols = part.cols - j < kTileCols ? part.cols - j : kTileCols;
+          if (r == 0) decode_panel(call.transposed_w, t.w, part.col + j, cols, k, count, to_bf16, panel);
+          multiply<false>(a, kStrideA, rows, panel, cols, count, c + r * space.stride_c + j, space.stride_c,
+                          first);
+        }
       }
       first = false;
     }
@@ -130,7 +149,7 @@ inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWork
 inline void gemm_tn_part(const GemmTnCall& call, const GemmPart& part, const GemmWorkspace& space,
                          float* memory) {
   float *a = memory, *panel = a + space.a, *c = panel + space.panel;
-  const int64_t stride_a = (part.rows + 15) / 16 * 16;
+  const int64_t stride_a = (part.rows + 15) / 32 * 32 + 16;  // odd in cache lines
   for (int64_t m = 0; m < call.a.rows; m += kBlockK) {
     const int64_t count = call.a.rows - m < kBlockK ? call.a.rows - m : kBlockK;
     pack(call.a, m, count, part.row, part.rows, a, stride_a);

@@ -18,7 +18,9 @@ class PlainRow {
  public:
   PlainRow() = default;
   PlainRow(const WeightView& w, int64_t row, bool to_bf16)
-      : data_(static_cast<const T*>(w.data) + row * w.cols), scale_(w.scale), to_bf16_(to_bf16) {}
+      : data_(static_cast<const T*>(w.data) + row * w.cols),
+        scale_(w.scale),
+        to_bf16_(to_bf16 && (dtype_of<T> != DType::bf16 || w.scale != 1.f)) {}
   Vec at(int64_t col) { return as_multiplied(mul(load(data_ + col), set1(scale_)), to_bf16_); }
 
  private:
