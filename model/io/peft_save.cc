@@ -53,7 +53,7 @@ std::string config_text(const AdapterConfig& c) {
                        {"task_type", "CAUSAL_LM"},
                        {"use_dora", false},
                        {"use_rslora", c.use_rslora}};
-  return config.dump(2) + "\n";
+  return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";  // paths may be any bytes
 }
 
 bool is_hub_id(const std::string& name) {
