@@ -1,5 +1,8 @@
 #include "kernels/attention/attention_tiles.inl"
 
+// Below any score, and finite: a lane that has seen nothing yet must not make exp(inf - inf).
+inline constexpr float kAttentionLeast = -3.4028235e38f;
+
 // Scores of a tile: capped where the shape says so.
 struct AttentionScore {
   Vec scale, cap, per_cap;
@@ -22,36 +25,45 @@ struct AttentionScore {
 };
 
 // Online softmax over the rows (keys) of s [keys, kTile queries], a lane a query: s becomes exp(score - max),
-// `top` and `total` move on, `factor` is what earlier sums must be multiplied by. Query lane i of the tile
-// sees rows (i + diagonal - window, i + diagonal].
-inline void attention_softmax(const AttentionScore& score, int64_t keys, int64_t queries, bool masked,
-                              int64_t diagonal, int64_t window, float* s, float* top, float* total,
-                              float* factor) {
+// 0 out of the band; `top` and `total` move on, `factor` is what earlier sums must be multiplied by.
+inline void attention_softmax(const AttentionScore& score, const AttentionBand& band, int64_t keys,
+                              int64_t queries, float* s, float* top, float* total, float* factor) {
   using attention::kTile;
-  const Vec least = set1(-3.4028235e38f);
+  const bool masked = band.cuts(keys, queries);
+  const Vec least = set1(kAttentionLeast);
   for (int64_t i = 0; i < queries; i += kLanes) {
     const Vec old = load(top + i);
     Vec most = old;
     for (int64_t r = 0; r < keys; ++r) {
-      float* at = s + r * kTile + i;
-      Vec x = score.of(load(at));
-      if (masked) x = select_range(x, r - diagonal - i, r - diagonal - i + window, least);
-      store(at, x);
+      if (masked && band.misses(r, i)) continue;
+      Vec x = score.of(load(s + r * kTile + i));
+      if (masked) x = band.keep(x, r, i, least);
+      store(s + r * kTile + i, x);
       most = max(most, x);
     }
     const Vec keep = exp(sub(old, most));
     Vec sum = mul(load(total + i), keep);
     for (int64_t r = 0; r < keys; ++r) {
-      float* at = s + r * kTile + i;
-      Vec p = exp(sub(load(at), most));
-      if (masked) p = select_range(p, r - diagonal - i, r - diagonal - i + window, zero());
-      store(at, p);
+      Vec p = zero();
+      if (!masked || !band.misses(r, i)) p = exp(sub(load(s + r * kTile + i), most));
+      if (masked) p = band.keep(p, r, i, zero());
+      store(s + r * kTile + i, p);
       sum = add(sum, p);
     }
     store(top + i, most);
     store(total + i, sum);
     store(factor + i, keep);
   }
+}
+
+// Of one vector of a backward tile: p = exp(score - lse) and ds, the gradient to the scaled products.
+struct AttentionSlope {
+  Vec p, ds;
+};
+inline AttentionSlope attention_slope(const AttentionScore& score, Vec product, Vec lse, Vec dp, Vec delta) {
+  const Vec x = score.of(product);
+  const Vec p = exp(sub(x, lse));
+  return {p, score.slope(mul(p, sub(dp, delta)), x)};
 }
 
 // Queries [first, first + kTile) of one document and head.
@@ -64,7 +76,7 @@ inline void attention_forward_block(const attention::Args& a, const attention::R
   float *s = o + kTile * padded, *top = s + kTile * kTile, *total = top + kTile, *factor = total + kTile;
   const AttentionScore score(a.shape);
   for (int64_t i = 0; i < kTile; ++i) {
-    top[i] = -3.4028235e38f;
+    top[i] = kAttentionLeast;
     total[i] = 0;
   }
   for (int64_t i = 0; i < kTile * padded; ++i) o[i] = 0;
@@ -75,11 +87,11 @@ inline void attention_forward_block(const attention::Args& a, const attention::R
     const int64_t keys = std::min(kTile, end - k0);
     attention_pack<T>(a.k, d.k_begin + k0, keys, d.k_head * dim, dim, padded, k);
     attention_pack<T>(a.v, d.k_begin + k0, keys, d.k_head * dim, dim, padded, v);
-    attention_product<false, Sum::assign>(keys, lanes, dim, k, padded, qt, kTile, s, kTile);
-    const bool masked = k0 + keys - 1 > position || k0 <= position + queries - 1 - a.window();
-    attention_softmax(score, keys, lanes, masked, position - k0, a.window(), s, top, total, factor);
-    attention_product<true, Sum::scale_and_add>(queries, attention_lanes(dim), keys, s, kTile, v, padded, o,
-                                                padded, factor);
+    const AttentionBand band{k0 - position, k0 - position + a.window() - 1};
+    attention_scores(band, keys, lanes, dim, k, padded, qt, s);
+    attention_softmax(score, band, keys, lanes, s, top, total, factor);
+    attention_accumulate<Sum::scale_and_add>(band, queries, attention_lanes(dim), keys, s, v, o, padded,
+                                             factor);
   }
   for (int64_t i = 0; i < queries; ++i) {
     attention_unpack<T>(o + i * padded, padded, a.out, d.q_begin + first + i, 1, d.q_head * dim, dim,
@@ -120,6 +132,39 @@ inline void attention_delta_rows(const attention::Args& a, int64_t begin, int64_
   }
 }
 
+// Tiles of products (in p) and of dp (in ds) become p and ds, 0 out of the band. A row a query.
+inline void attention_slopes_by_query(const AttentionScore& score, const AttentionBand& band, int64_t queries,
+                                      int64_t lanes, const float* lse, const float* delta, float* p,
+                                      float* ds) {
+  using attention::kTile;
+  const bool masked = band.cuts(queries, lanes);
+  for (int64_t r = 0; r < queries; ++r)
+    for (int64_t i = 0; i < lanes; i += kLanes) {
+      float *p_at = p + r * kTile + i, *ds_at = ds + r * kTile + i;
+      AttentionSlope t{zero(), zero()};
+      if (!masked || !band.misses(r, i))
+        t = attention_slope(score, load(p_at), set1(lse[r]), load(ds_at), set1(delta[r]));
+      store(p_at, masked ? band.keep(t.p, r, i, zero()) : t.p);
+      store(ds_at, masked ? band.keep(t.ds, r, i, zero()) : t.ds);
+    }
+}
+
+// The same where a row is a key and lanes are queries; p itself is not wanted.
+inline void attention_slopes_by_key(const AttentionScore& score, const AttentionBand& band, int64_t keys,
+                                    int64_t lanes, const float* lse, const float* delta, const float* p,
+                                    float* ds) {
+  using attention::kTile;
+  const bool masked = band.cuts(keys, lanes);
+  for (int64_t r = 0; r < keys; ++r)
+    for (int64_t i = 0; i < lanes; i += kLanes) {
+      float* ds_at = ds + r * kTile + i;
+      AttentionSlope t{zero(), zero()};
+      if (!masked || !band.misses(r, i))
+        t = attention_slope(score, load(p + r * kTile + i), load(lse + i), load(ds_at), load(delta + i));
+      store(ds_at, masked ? band.keep(t.ds, r, i, zero()) : t.ds);
+    }
+}
+
 // Keys [first, first + kTile) of one document and key head: dK and dV, over the group's query heads in order
 // and their queries in order. Lanes run over keys: s [queries, kTile keys].
 template <class T>
@@ -144,22 +189,13 @@ inline void attention_backward_keys(const attention::Args& a, const attention::R
       const int64_t queries = std::min(kTile, end - q0);
       attention_pack<T>(a.q, d.q_begin + q0, queries, h * dim, dim, padded, q);
       attention_pack<T>(a.d_o, d.q_begin + q0, queries, h * dim, dim, padded, d_o);
-      attention_product<false, Sum::assign>(queries, lanes, dim, q, padded, kt, kTile, p, kTile);
-      attention_product<false, Sum::assign>(queries, lanes, dim, d_o, padded, vt, kTile, ds, kTile);
       const int64_t position = q0 + offset - first;  // of the tile's first query, in keys of the tile
-      const bool masked = position < keys - 1 || position + queries - 1 - window >= 0;
-      for (int64_t r = 0; r < queries; ++r) {
-        const Vec less = set1(lse[q0 + r]), mean = set1(delta[q0 + r]);
-        for (int64_t i = 0; i < lanes; i += kLanes) {
-          const Vec x = score.of(load(p + r * kTile + i));
-          Vec y = exp(sub(x, less));
-          if (masked) y = select_range(y, position + r - window + 1 - i, position + r + 1 - i, zero());
-          store(p + r * kTile + i, y);
-          store(ds + r * kTile + i, score.slope(mul(y, sub(load(ds + r * kTile + i), mean)), x));
-        }
-      }
-      attention_product<true, Sum::add>(keys, attention_lanes(dim), queries, p, kTile, d_o, padded, dv, padded);
-      attention_product<true, Sum::add>(keys, attention_lanes(dim), queries, ds, kTile, q, padded, dk, padded);
+      const AttentionBand band{position - window + 1, position};
+      attention_scores(band, queries, lanes, dim, q, padded, kt, p);
+      attention_scores(band, queries, lanes, dim, d_o, padded, vt, ds);
+      attention_slopes_by_query(score, band, queries, lanes, lse + q0, delta + q0, p, ds);
+      attention_accumulate<Sum::add>(band, keys, attention_lanes(dim), queries, p, d_o, dv, padded);
+      attention_accumulate<Sum::add>(band, keys, attention_lanes(dim), queries, ds, q, dk, padded);
     }
   }
   attention_unpack<T>(dk, padded, a.d_k, d.k_begin + first, keys, d.k_head * dim, dim, a.shape.scale);
@@ -198,18 +234,11 @@ inline void attention_backward_queries(const attention::Args& a, const attention
     const int64_t keys = std::min(kTile, end - k0);
     attention_pack<T>(a.k, d.k_begin + k0, keys, d.k_head * dim, dim, padded, k);
     attention_pack<T>(a.v, d.k_begin + k0, keys, d.k_head * dim, dim, padded, v);
-    attention_product<false, Sum::assign>(keys, lanes, dim, k, padded, qt, kTile, p, kTile);
-    attention_product<false, Sum::assign>(keys, lanes, dim, v, padded, dot, kTile, ds, kTile);
-    const bool masked = k0 + keys - 1 > position || k0 <= position + queries - 1 - window;
-    for (int64_t r = 0; r < keys; ++r)
-      for (int64_t i = 0; i < lanes; i += kLanes) {
-        const Vec x = score.of(load(p + r * kTile + i));
-        Vec y = exp(sub(x, load(lse + i)));
-        const int64_t seen = r + k0 - position - i;  // the first lane that sees this key
-        if (masked) y = select_range(y, seen, seen + window, zero());
-        store(ds + r * kTile + i, score.slope(mul(y, sub(load(ds + r * kTile + i), load(delta + i))), x));
-      }
-    attention_product<true, Sum::add>(queries, attention_lanes(dim), keys, ds, kTile, k, padded, dq, padded);
+    const AttentionBand band{k0 - position, k0 - position + window - 1};
+    attention_scores(band, keys, lanes, dim, k, padded, qt, p);
+    attention_scores(band, keys, lanes, dim, v, padded, dot, ds);
+    attention_slopes_by_key(score, band, keys, lanes, lse, delta, p, ds);
+    attention_accumulate<Sum::add>(band, queries, attention_lanes(dim), keys, ds, k, dq, padded);
   }
   attention_unpack<T>(dq, padded, a.d_q, d.q_begin + first, queries, d.q_head * dim, dim, a.shape.scale);
 }

@@ -39,33 +39,69 @@ inline void attention_micro(int64_t depth, const float* a, int64_t lda, const fl
     for (int j = 0; j < kN; ++j) store(c + i * ldc + j * kLanes, s[i][j]);
 }
 
-template <int kN, bool kAcross, Sum kSum>
-inline void attention_panel(int64_t rows, int64_t depth, const float* a, int64_t lda, const float* b,
-                            int64_t ldb, float* c, int64_t ldc, const float* factor) {
-  const int64_t step = kAcross ? 1 : lda;
-  int64_t i = 0;
-  const auto at = [&](int64_t r) { return kSum == Sum::scale_and_add ? factor + r : nullptr; };
-  for (; i + kAttentionMr <= rows; i += kAttentionMr)
-    attention_micro<kAttentionMr, kN, kAcross, kSum>(depth, a + i * step, lda, b, ldb, c + i * ldc, ldc, at(i));
-  if (i + 4 <= rows && kAttentionMr > 4) {
-    attention_micro<4, kN, kAcross, kSum>(depth, a + i * step, lda, b, ldb, c + i * ldc, ldc, at(i));
-    i += 4;
-  }
-  for (; i < rows; ++i)
-    attention_micro<1, kN, kAcross, kSum>(depth, a + i * step, lda, b, ldb, c + i * ldc, ldc, at(i));
+template <int kM, bool kAcross, Sum kSum>
+inline void attention_columns(int64_t vectors, int64_t depth, const float* a, int64_t lda, const float* b,
+                              int64_t ldb, float* c, int64_t ldc, const float* factor) {
+  constexpr int kStep = kAttentionNv * kLanes;
+  for (; vectors >= kAttentionNv; vectors -= kAttentionNv, b += kStep, c += kStep)
+    attention_micro<kM, kAttentionNv, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
+  if (vectors == 3) attention_micro<kM, 3, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
+  if (vectors == 2) attention_micro<kM, 2, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
+  if (vectors == 1) attention_micro<kM, 1, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
 }
 
-// C[rows, cols] = (+=) A[rows, depth] B[depth, cols]; cols is a multiple of kLanes.
-template <bool kAcross, Sum kSum>
-inline void attention_product(int64_t rows, int64_t cols, int64_t depth, const float* a, int64_t lda,
-                              const float* b, int64_t ldb, float* c, int64_t ldc,
-                              const float* factor = nullptr) {
-  int64_t j = 0;
-  for (; j + kAttentionNv * kLanes <= cols; j += kAttentionNv * kLanes)
-    attention_panel<kAttentionNv, kAcross, kSum>(rows, depth, a, lda, b + j, ldb, c + j, ldc, factor);
-  for (; j + 2 * kLanes <= cols; j += 2 * kLanes)
-    attention_panel<2, kAcross, kSum>(rows, depth, a, lda, b + j, ldb, c + j, ldc, factor);
-  if (j < cols) attention_panel<1, kAcross, kSum>(rows, depth, a, lda, b + j, ldb, c + j, ldc, factor);
+// f<rows>(first) over blocks of rows.
+template <class F>
+inline void attention_row_blocks(int64_t rows, const F& f) {
+  int64_t i = 0;
+  for (; i + kAttentionMr <= rows; i += kAttentionMr) f.template operator()<kAttentionMr>(i);
+  if (kAttentionMr > 4 && i + 4 <= rows) {
+    f.template operator()<4>(i);
+    i += 4;
+  }
+  for (; i < rows; ++i) f.template operator()<1>(i);
+}
+
+// Which scores of a tile are seen: those of moving row r and lane c with r + first <= c <= r + last.
+struct AttentionBand {
+  int64_t first, last;
+  bool cuts(int64_t rows, int64_t lanes) const { return rows - 1 + first > 0 || last < lanes - 1; }
+  bool misses(int64_t row, int64_t lane) const { return lane + kLanes <= row + first || lane > row + last; }
+  Vec keep(Vec x, int64_t row, int64_t lane, Vec otherwise) const {
+    return select_range(x, row + first - lane, row + last + 1 - lane, otherwise);
+  }
+};
+
+// The scores of a tile: c[rows, lanes] = a[rows, depth] b[depth, lanes]; vectors and rows out of the band are
+// left as they are. a has rows of `lda`, b and c of kTile.
+inline void attention_scores(const AttentionBand& band, int64_t rows, int64_t lanes, int64_t depth,
+                             const float* a, int64_t lda, const float* b, float* c) {
+  using attention::kTile;
+  attention_row_blocks(rows, [&]<int kM>(int64_t r) {
+    const int64_t begin = std::max<int64_t>(0, r + band.first) / kLanes;
+    const int64_t end = (std::min(lanes, r + kM + band.last) + kLanes - 1) / kLanes;
+    if (begin < end)
+      attention_columns<kM, false, Sum::assign>(end - begin, depth, a + r * lda, lda, b + begin * kLanes,
+                                                kTile, c + r * kTile + begin * kLanes, kTile, nullptr);
+  });
+}
+
+// c[lanes of the tile, cols] += transposed p[depth, kTile] b[depth, cols]; p is zero out of the band. b and c
+// have rows of `ld`; Sum::scale_and_add multiplies c by factor[its row] first.
+template <Sum kSum>
+inline void attention_accumulate(const AttentionBand& band, int64_t rows, int64_t cols, int64_t depth,
+                                 const float* p, const float* b, float* c, int64_t ld,
+                                 const float* factor = nullptr) {
+  using attention::kTile;
+  constexpr int64_t kStep = kAttentionNv * kLanes;
+  for (int64_t j = 0; j < cols; j += kStep)
+    attention_row_blocks(rows, [&]<int kM>(int64_t i) {
+      const int64_t begin = std::max<int64_t>(0, i - band.last);
+      const int64_t end = std::max(begin, std::min(depth, i + kM - band.first));
+      attention_columns<kM, true, kSum>(std::min(kStep, cols - j) / kLanes, end - begin,
+                                        p + begin * kTile + i, kTile, b + begin * ld + j, ld,
+                                        c + i * ld + j, ld, kSum == Sum::scale_and_add ? factor + i : nullptr);
+    });
 }
 
 inline int64_t attention_lanes(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
