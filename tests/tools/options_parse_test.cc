@@ -57,8 +57,14 @@ INSTANTIATE_TEST_SUITE_P(
         Accepted{{"--lora-r=8"}, "lora-r", "8"}, Accepted{{"--lora-rank=8"}, "lora-r", "8"},
         Accepted{{"--r", "4"}, "lora-r", "4"},
         Accepted{{"--lora_r", "8", "--lora-r", "9"}, "lora-r", "9"},  // the last one counts
-        Accepted{{}, "bits", "(unset)"}, Accepted{{"--bits", "KEEP"}, "bits", "keep"},
-        Accepted{{"--load_in_4bit"}, "bits", "4"}, Accepted{{"--load-in-8bit", "True"}, "bits", "8"},
+        Accepted{{"--lora-r=8", "--lora-rank", "8"}, "lora-r", "8"},
+        Accepted{{"--shuffle", "--no-shuffle"}, "shuffle", "false"},
+        Accepted{{"--eval-strategy=steps", "--eval-steps=5"}, "eval-steps", "5"},
+        Accepted{{"--eval_strategy", "epoch"}, "eval-steps", "(unset)"},
+        Accepted{{"--save_strategy", "epoch"}, "save-steps", "1000000000"},
+        Accepted{{"--lora_modules", "all"}, "target-modules", "all-linear"}, Accepted{{}, "bits", "(unset)"},
+        Accepted{{"--bits", "KEEP"}, "bits", "keep"}, Accepted{{"--load_in_4bit"}, "bits", "4"},
+        Accepted{{"--load-in-8bit", "True"}, "bits", "8"},
         Accepted{{"--load-in-4bit", "false", "--bits", "16"}, "bits", "16"},
         Accepted{{}, "double-quant", "true"}, Accepted{{"--no-double-quant"}, "double-quant", "false"},
         Accepted{{"--no_double_quant"}, "double-quant", "false"},
@@ -98,7 +104,7 @@ INSTANTIATE_TEST_SUITE_P(
         Accepted{{"--lr_scheduler", "Cosine"}, "lr-scheduler-type", "cosine"},
         Accepted{{"--report_to", "html"}, "report-to", "html"},
         Accepted{{"--memory", "8GiB"}, "memory", "8GiB"}, Accepted{{"--memory", "AUTO"}, "memory", "auto"},
-        Accepted{{"--base_model", "x"}, "model", "x"},
+        Accepted{{"--base_model", "m"}, "model", "m"},
         Accepted{{"--chat-template=--x"}, "chat-template", "--x"},
         Accepted{{"--no-push-to-hub"}, "lora-r", "16"}, Accepted{{"--deepspeed", "none"}, "lora-r", "16"},
         Accepted{{"--device", "cpu"}, "device", "cpu"}));
@@ -118,6 +124,10 @@ TEST_P(RefusedTest, SaysWhy) {
 INSTANTIATE_TEST_SUITE_P(
     CommandLine, RefusedTest,
     testing::Values(
+        Refused{{"--seed", "1", "--data-seed", "2"}, "--data-seed: contradicts --seed"},
+        Refused{{"--bits", "4", "--load-in-8bit"}, "--load-in-8bit: contradicts --bits"},
+        Refused{{"--eval-strategy", "steps"}, "add eval_steps"},
+        Refused{{"--save-strategy=no"}, "give save_steps"},
         Refused{{"--lora-rr", "8"}, "unknown option --lora-rr, nearest is --lora-r"},
         Refused{{"--lerning_rate", "1"}, "nearest is --learning-rate"},
         Refused{{"--no-pakcing"}, "nearest is --no-packing"},
@@ -170,6 +180,11 @@ TEST(Options, CudaIsTakenWhereItIsBuilt) {
       parse_options(train_table(), train({"--device", "cuda:1", "--host-memory", "1GiB"}), {.cuda = true});
   EXPECT_EQ(options.get<std::string>("device"), "cuda:1");
   EXPECT_EQ(options.get<uint64_t>("host-memory"), uint64_t{1} << 30);
+}
+
+TEST(Options, ADashAloneIsAValue) {
+  const Options options = parse_options(generate_table(), {"--model", "m", "--prompt", "-"});
+  EXPECT_EQ(options.get<std::string>("prompt"), "-");
 }
 
 TEST(Options, TypedAccess) {

@@ -30,7 +30,7 @@ std::vector<Option> base_options() {
        .help = "how the frozen base is held: 4 (NF4, FP4), 8 (INT8 rows), 16 (bf16), or as the files have it",
        .group = "Base",
        .choices = {"4", "8", "16", "keep"},
-       .aliases = {flag("load_in_4bit", "4"), flag("load_in_8bit", "8")}},
+       .aliases = {flag("load_in_4bit", "4"), flag("load_in_8bit", "8"), {"quantization_bit"}}},
       {.name = "quant-type",
        .kind = Kind::choice,
        .fallback = "nf4",

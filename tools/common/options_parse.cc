@@ -30,6 +30,7 @@ class Parser {
   struct Given {
     std::vector<std::string> values;  // empty: said to be unset
     std::string origin;
+    const Alias* alias;  // the name it was given by; null: the option's own
   };
   using Map = std::map<std::string, Given>;
   struct Need {
@@ -62,7 +63,7 @@ class Parser {
       fail(Category::usage, "unexpected argument '", word, "' after '",
            command_line_[table_.operand].values.front(), "'; give one ", table_.operand);
     const Option* option = match_name(table_, table_.operand).option;
-    command_line_[option->name] = {{canonical_value(*option, word, option->name)}, option->name};
+    command_line_[option->name] = {{canonical_value(*option, word, option->name)}, option->name, nullptr};
   }
 
   // `--NAME`, `--NAME=VALUE`. Returns how many of the following words were its value (0 or 1).
@@ -215,7 +216,7 @@ class Parser {
         needs_.push_back({&option, cat(origin, ": ", value, " ", rule->text)});
       if (rule && rule->then != ValueRule::use) {
         // The option's own word for "unset" also overrides the file; a peer's key that says nothing does not.
-        if (!match.alias && rule->then == ValueRule::ignore) map[option.name] = {{}, origin};
+        if (!match.alias && rule->then == ValueRule::ignore) map[option.name] = {{}, origin, nullptr};
         return;
       }
       if (!rule && match.alias && match.alias->toggle)
@@ -225,14 +226,16 @@ class Parser {
       check_device(option, value, origin);
     }
     const auto found = map.find(option.name);
-    if (found != map.end() && once && found->second.values != values)
+    // The same name again replaces; two names that disagree are no replacement but a mistake.
+    const bool other_name = found != map.end() && (once || found->second.alias != match.alias);
+    if (other_name && option.kind != Kind::repeat && found->second.values != values)
       fail(Category::usage, origin, ": contradicts ", found->second.origin, "; keep one of them");
     if (found != map.end() && option.kind == Kind::repeat && !once) {
       found->second.values.insert(found->second.values.end(), values.begin(), values.end());
     } else if (option.name == "config") {
       config_paths_ = values;
     } else {
-      map[option.name] = {std::move(values), origin};
+      map[option.name] = {std::move(values), origin, match.alias};
     }
   }
 

@@ -40,6 +40,7 @@ std::vector<Option> adapter_options() {
        .group = "Adapter",
        .aliases = {{"lora_target_modules"},
                    {"lora_target"},
+                   {"lora_modules"},
                    {"lora_target_linear",
                     {{"true", Then::use, "all-linear"}, {"false", Then::ignore, ""}},
                     true}},
@@ -221,6 +222,11 @@ std::vector<Option> batch_options() {
 }
 
 std::vector<Option> evaluation_options() {
+  const std::vector<ValueRule> strategy = {
+      {"epoch", Then::ignore, ""},
+      {"steps", Then::needs, "wants their number; add eval_steps"},
+      {"*", Then::refuse,
+       "is not needed: nothing is evaluated without eval_dataset or eval_fraction; drop it"}};
   return {
       {.name = "eval-dataset",
        .kind = Kind::words,
@@ -246,6 +252,7 @@ std::vector<Option> evaluation_options() {
        .shown = "each epoch",
        .help = "steps between evaluations",
        .group = "Evaluation",
+       .aliases = {{"eval_strategy", strategy}, {"evaluation_strategy", strategy}},
        .min = 1},
       {.name = "early-stopping-patience",
        .kind = Kind::integer,
@@ -301,6 +308,11 @@ std::vector<Option> output_options() {
        .fallback = "500",
        .help = "steps between checkpoints; one more at each epoch's end",
        .group = "Output",
+       .aliases = {{"save_strategy",
+                    {{"steps", Then::ignore, ""},
+                     {"epoch", Then::use, "1000000000"},
+                     {"*", Then::refuse,
+                      "is not built; give save_steps, each epoch's end is always saved"}}}},
        .min = 1},
       {.name = "save-total-limit",
        .kind = Kind::integer,
