@@ -158,6 +158,8 @@ bool is_space(char32_t c) { return is(c, space, spaces, spaces_count); }
 bool is_word(char32_t c) { return is(c, word, words, words_count); }
 bool is_python_space(char32_t c) { return is(c, python_space, python_spaces, python_spaces_count); }
 
+bool is_printable(char32_t c) { return !in_ranges(c, unprintables, unprintables_count); }
+
 std::string lower(std::string_view text) {
   std::string out;
   for (size_t at = 0; at < text.size();)

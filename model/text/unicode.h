@@ -28,6 +28,7 @@ bool is_digit(char32_t code);         // what the Digits step splits at
 bool is_space(char32_t code);         // \s of the regexes, and of lstrip and rstrip of added tokens
 bool is_word(char32_t code);          // \w, for single_word
 bool is_python_space(char32_t code);  // str.isspace: \s and U+001C-001F
+bool is_printable(char32_t code);     // str.isprintable: what repr does not escape
 
 std::string lower(std::string_view text);  // str.lower but for the final sigma
 std::string upper(std::string_view text);

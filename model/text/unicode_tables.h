@@ -19,9 +19,9 @@ struct CaseSpecial {
   uint32_t code, to[3];
 };
 
-extern const CodeRange letters[], numbers[], digits[], spaces[], words[], python_spaces[];
+extern const CodeRange letters[], numbers[], digits[], spaces[], words[], python_spaces[], unprintables[];
 extern const size_t letters_count, numbers_count, digits_count, spaces_count, words_count,
-    python_spaces_count;
+    python_spaces_count, unprintables_count;
 extern const CaseRun lower_runs[], upper_runs[], title_runs[];
 extern const size_t lower_runs_count, upper_runs_count, title_runs_count;
 extern const CaseSpecial lower_specials[], upper_specials[], title_specials[];
