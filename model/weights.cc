@@ -1,9 +1,6 @@
 #include "model/weights.h"
 
 #include <algorithm>
-#include <cstring>
-
-#include "quant/codebook.h"
 
 namespace qlora {
 namespace {
@@ -51,29 +48,17 @@ const float* Model::vector_of(const std::string& tensor, int64_t size) {
 }
 
 WeightView Model::in_place_or_copied(const std::string& tensor) {
+  checkpoint_->check_finite(tensor);
   WeightView w = checkpoint_->view(tensor);
   if (checkpoint_->in_place(tensor)) {
     mapped_bytes_ += static_cast<size_t>(w.stored_bytes());
     return w;
   }
-  // Rows that the file holds in another order: decoded into the narrowest plain type that holds their values.
-  const DType type = checkpoint_->value_dtype(tensor) == DType::f32 ? DType::f32 : DType::bf16;
-  std::byte* data = own(static_cast<size_t>(w.elements()) * size_of(type));
-  std::vector<float> row(static_cast<size_t>(w.cols));
-  for (int64_t r = 0; r < w.rows; ++r) {
-    checkpoint_->read_rows(tensor, r, 1, row.data());
-    std::byte* out = data + static_cast<size_t>(r * w.cols) * size_of(type);
-    if (type == DType::f32)
-      std::memcpy(out, row.data(), row.size() * sizeof(float));
-    else
-      std::transform(row.begin(), row.end(), reinterpret_cast<bf16*>(out), [](float f) { return bf16(f); });
-  }
-  WeightView copy;
-  copy.format = type == DType::f32 ? Format::f32 : Format::bf16;
-  copy.rows = w.rows;
-  copy.cols = w.cols;
-  copy.data = data;
-  return copy;
+  // Rows that the file holds in another order.
+  std::byte* data = own(static_cast<size_t>(w.rows) * checkpoint_->stored_row_bytes(tensor));
+  checkpoint_->read_stored(tensor, 0, w.rows, data);
+  w.data = data;
+  return w;
 }
 
 WeightView Model::quantized(const std::string& tensor, const QuantizedSpec& spec, int threads) {

@@ -1,0 +1,241 @@
+#include "train/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+
+#include "memory/file.h"
+#include "memory/sha256.h"
+#include "model/io/safetensors.h"
+
+namespace qlora {
+namespace fs = std::filesystem;
+namespace {
+
+constexpr const char* kStateFile = "trainer_state.json";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kPrefix = "checkpoint-";
+constexpr const char* kPartial = ".partial-";
+
+// filesystem errors as ours.
+template <class F>
+auto io(const std::string& what, F&& f) {
+  try {
+    return f();
+  } catch (const fs::filesystem_error& e) {
+    fail(Category::io, what, ": ", e.code().message());
+  }
+}
+
+Json optional_json(const std::optional<double>& v) { return v ? Json(*v) : Json(nullptr); }
+
+std::string hash_of(const std::string& path) {
+  const MappedFile file(path);
+  return sha256_hex(file.text());
+}
+
+Json files_of(const std::string& folder) {
+  Json files = Json::object();
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.is_regular_file()) names.push_back(entry.path().filename().string());
+  std::sort(names.begin(), names.end());
+  for (const std::string& name : names)
+    files[name] = {{"bytes", fs::file_size(folder + "/" + name)}, {"sha256", hash_of(folder + "/" + name)}};
+  return files;
+}
+
+void write_moments(const std::string& path, Engine& engine) {
+  const std::span<const float> m = engine.moment1(), v = engine.moment2();
+  const int64_t n = static_cast<int64_t>(m.size());
+  SafetensorsWriter out(path, {{"moment1", DType::f32, {n}}, {"moment2", DType::f32, {n}}});
+  out.write("moment1", m.data(), m.size_bytes());
+  out.write("moment2", v.data(), v.size_bytes());
+  out.commit();
+}
+
+void read_moment(const SafetensorsFile& file, const char* name, std::span<float> out) {
+  const TensorInfo* t = file.find(name);
+  if (t == nullptr || t->dtype != DType::f32 || t->bytes != out.size_bytes())
+    fail(Category::input, file.path(), ": ", name, " is not fp32 [", out.size(),
+         "]: another adapter's checkpoint");
+  std::memcpy(out.data(), file.data(*t), out.size_bytes());
+}
+
+// checkpoint.json of a whole checkpoint: every file there, of its size and content.
+Json checked_state(const std::string& path) {
+  const std::string where = path + "/" + kStateFile;
+  const Json j = read_json(where);
+  if (!j.is_object() || !j.contains("files") || !j["files"].is_object() || !j.contains("state"))
+    fail(Category::input, where, ": not a checkpoint's state");
+  for (const auto& [name, file] : j["files"].items()) {
+    const std::string full = path + "/" + name;
+    if (name.find('/') != std::string::npos || !file.is_object())
+      fail(Category::input, where, ": not a file name: ", name);
+    const MappedFile mapped(full);
+    if (static_cast<int64_t>(mapped.size()) != json_int(file, where, "bytes", 0, INT64_MAX))
+      fail(Category::input, full, ": ", mapped.size(), " bytes, not the size it was written with");
+    if (sha256_hex(mapped.text()) != json_string(file, where, "sha256"))
+      fail(Category::input, full, ": its content has changed since it was written");
+  }
+  return j;
+}
+
+std::optional<int64_t> step_of(const std::string& name) {
+  const std::string prefix = kPrefix;
+  int64_t step = 0;
+  if (name.rfind(prefix, 0) != 0) return std::nullopt;
+  const char* end = name.data() + name.size();
+  const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, step);
+  return error == std::errc() && stop == end ? std::optional(step) : std::nullopt;
+}
+
+}  // namespace
+
+Json RunState::to_json() const {
+  return {{"step", step},
+          {"tokens", tokens},
+          {"seconds", seconds},
+          {"loss_sum", loss_sum},
+          {"loss_tokens", loss_tokens},
+          {"line_tokens", line_tokens},
+          {"line_seconds", line_seconds},
+          {"best_loss", optional_json(best_loss)},
+          {"best_step", best_step},
+          {"evals_without_gain", evals_without_gain},
+          {"first_eval_loss", optional_json(first_eval_loss)},
+          {"last_eval_loss", optional_json(last_eval_loss)},
+          {"last_train_loss", optional_json(last_train_loss)}};
+}
+
+RunState RunState::from_json(const Json& j, const std::string& where) {
+  if (!j.is_object()) fail(Category::input, where, ": state is not an object");
+  const auto count = [&](const char* key) {
+    const std::optional<int64_t> v = json_int(j, where, key, 0, INT64_MAX);
+    if (!v) fail(Category::input, where, ": no ", key);
+    return *v;
+  };
+  const auto real = [&](const char* key) {
+    const std::optional<double> v = json_number(j, where, key);
+    if (!v) fail(Category::input, where, ": no ", key);
+    return *v;
+  };
+  RunState s;
+  s.step = count("step");
+  s.tokens = count("tokens");
+  s.seconds = real("seconds");
+  s.loss_sum = real("loss_sum");
+  s.loss_tokens = count("loss_tokens");
+  s.line_tokens = count("line_tokens");
+  s.line_seconds = real("line_seconds");
+  s.best_loss = json_number(j, where, "best_loss");
+  s.best_step = count("best_step");
+  s.evals_without_gain = count("evals_without_gain");
+  s.first_eval_loss = json_number(j, where, "first_eval_loss");
+  s.last_eval_loss = json_number(j, where, "last_eval_loss");
+  s.last_train_loss = json_number(j, where, "last_train_loss");
+  return s;
+}
+
+void CheckpointStore::save(const RunState& state, Engine& engine) const {
+  const std::string partial = folder_ + "/" + kPartial + std::to_string(state.step),
+                    final = folder_ + "/" + kPrefix + std::to_string(state.step);
+  io(partial, [&] {
+    fs::remove_all(partial);
+    fs::create_directory(partial);
+  });
+  write_adapter_(partial);
+  write_moments(partial + "/" + kOptimizerFile, engine);
+  Json identity = Json::object();
+  for (const auto& [name, value] : identity_) identity[name] = value;
+  const Json j = io(partial, [&] {
+    return Json{{"state", state.to_json()}, {"identity", identity}, {"files", files_of(partial)}};
+  });
+  write_file(partial + "/" + kStateFile, j.dump(1) + "\n");
+  sync_folder(partial);
+  io(final, [&] {
+    // The same step again (a run resumed from an older one): what it replaces is moved away first, so that
+    // the final name never holds half.
+    const std::string old = partial + ".old";
+    if (fs::exists(final)) fs::rename(final, old);
+    fs::rename(partial, final);
+    fs::remove_all(old);
+  });
+  sync_folder(folder_);
+}
+
+std::vector<std::pair<int64_t, std::string>> CheckpointStore::list() const {
+  std::vector<std::pair<int64_t, std::string>> found;
+  io(folder_, [&] {
+    if (!fs::exists(folder_)) return;
+    for (const auto& entry : fs::directory_iterator(folder_))
+      if (const std::optional<int64_t> step = step_of(entry.path().filename().string()))
+        found.emplace_back(*step, entry.path().string());
+  });
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+void CheckpointStore::prune(int64_t keep) const {
+  const auto all = list();
+  if (keep <= 0) return;
+  io(folder_, [&] {
+    for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i) {
+      // Renamed first: a crash half way through the deletion leaves no broken folder of the final name.
+      const std::string doomed = folder_ + "/" + kPartial + std::to_string(all[i].first) + ".old";
+      fs::rename(all[i].second, doomed);
+      fs::remove_all(doomed);
+    }
+  });
+}
+
+void CheckpointStore::clear_partial() const {
+  io(folder_, [&] {
+    if (!fs::exists(folder_)) return;
+    std::vector<fs::path> doomed;
+    for (const auto& entry : fs::directory_iterator(folder_))
+      if (entry.path().filename().string().rfind(kPartial, 0) == 0) doomed.push_back(entry.path());
+    for (const fs::path& p : doomed) fs::remove_all(p);
+  });
+}
+
+CheckpointStore::Found CheckpointStore::open(const std::string& path) {
+  if (!fs::is_directory(path))
+    fail(Category::input, path, ": no such checkpoint; give a checkpoint-N folder, or last");
+  return {path, RunState::from_json(checked_state(path)["state"], path + "/" + kStateFile)};
+}
+
+std::optional<CheckpointStore::Found> CheckpointStore::newest(
+    const std::function<void(const std::string&)>& said) const {
+  const auto all = list();
+  for (size_t i = all.size(); i-- > 0;) {
+    try {
+      return open(all[i].second);
+    } catch (const Error& e) {
+      if (e.category() != Category::input) throw;
+      said(cat("passing over a broken checkpoint: ", e.what()));
+    }
+  }
+  return std::nullopt;
+}
+
+void CheckpointStore::load(
+    const Found& found, const std::function<void(const std::string& folder, std::span<float>)>& read_adapter,
+    Engine& engine) const {
+  const std::string where = found.path + "/" + kStateFile;
+  const Json j = read_json(where);
+  for (const auto& [name, value] : identity_) {
+    const std::optional<std::string> former =
+        j.contains("identity") ? json_string(j["identity"], where, name.c_str()) : std::nullopt;
+    if (former != value)
+      fail(Category::usage, found.path, ": was made with ", name, " ", former.value_or("(none)"),
+           ", this run has ", value, "; give the former value, or start anew with --overwrite-output-dir");
+  }
+  read_adapter(found.path, engine.params());
+  const SafetensorsFile moments(found.path + "/" + kOptimizerFile);
+  read_moment(moments, "moment1", engine.moment1());
+  read_moment(moments, "moment2", engine.moment2());
+}
+
+}  // namespace qlora

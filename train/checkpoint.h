@@ -1,0 +1,78 @@
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/io/json.h"
+#include "train/engine.h"
+
+namespace qlora {
+
+// Where a run stands between two steps: with the adapter and the moments, all that a resume needs, since
+// every random choice is a function of seed, step and place.
+struct RunState {
+  int64_t step = 0;  // optimizer steps done
+  int64_t tokens = 0;
+  double seconds = 0;
+  // Since the last line of metrics.
+  double loss_sum = 0;
+  int64_t loss_tokens = 0, line_tokens = 0;
+  double line_seconds = 0;
+  // The lowest evaluation so far.
+  std::optional<double> best_loss;
+  int64_t best_step = 0, evals_without_gain = 0;
+  std::optional<double> first_eval_loss, last_eval_loss;
+  std::optional<double> last_train_loss;
+
+  Json to_json() const;
+  static RunState from_json(const Json& j, const std::string& where);
+};
+
+// What a resume must find unchanged: name and value, as they are shown when they differ.
+using RunIdentity = std::vector<std::pair<std::string, std::string>>;
+
+// checkpoint-N in an output folder:
+//   what write_adapter writes (PEFT adapter, tokenizer)
+//   optimizer.safetensors   moment1, moment2 fp32 [n], in the adapter's flat order
+//   trainer_state.json      RunState, identity, and size and sha256 of every file; written last
+// Built as .partial-N, synced and renamed, so that a folder of the final name is whole.
+class CheckpointStore {
+ public:
+  CheckpointStore(std::string output_dir, RunIdentity identity,
+                  std::function<void(const std::string& folder)> write_adapter)
+      : folder_(std::move(output_dir)),
+        identity_(std::move(identity)),
+        write_adapter_(std::move(write_adapter)) {}
+
+  // Category::io when the system fails: former checkpoints stay as they were.
+  void save(const RunState& state, Engine& engine) const;
+  // Deletes all but the newest `keep` (0: keeps all).
+  void prune(int64_t keep) const;
+  // Deletes what an interrupted save left.
+  void clear_partial() const;
+
+  struct Found {
+    std::string path;
+    RunState state;
+  };
+  // The newest whole checkpoint; `said` gets a line for each broken one that was passed over. Nothing when
+  // there is none.
+  std::optional<Found> newest(const std::function<void(const std::string&)>& said) const;
+  // Category::input when `path` is no whole checkpoint.
+  static Found open(const std::string& path);
+  // Moments and parameters into the engine. Category::usage, with both values, when the run's identity
+  // differs from the checkpoint's.
+  void load(const Found& found,
+            const std::function<void(const std::string& folder, std::span<float>)>& read_adapter,
+            Engine& engine) const;
+
+ private:
+  std::vector<std::pair<int64_t, std::string>> list() const;  // step, path; ascending
+  std::string folder_;
+  RunIdentity identity_;
+  std::function<void(const std::string&)> write_adapter_;
+};
+
+}  // namespace qlora
