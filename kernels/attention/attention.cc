@@ -110,7 +110,7 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
   Args a{s,          q,       k,  v,  o,  d_o, static_cast<const float*>(lse.data),
          lse.stride, nullptr, {}, dq, dk, dv,  nullptr};
   const int64_t each = attention::backward_workspace(a.padded_dim());
-  const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * lse.stride);
+  const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
   const Buffer work = e.allocate(Region::workspace, "attention tiles", 4 * each * e.threads());
   if (!e.op("attention_backward", 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
             2 * (q.bytes() + o.bytes() + k.bytes() + v.bytes()), dq.bytes() + dk.bytes() + dv.bytes()))

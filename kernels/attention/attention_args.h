@@ -22,7 +22,7 @@ struct Args {
   ConstMat q, k, v, o, d_o;
   const float* lse = nullptr;  // [q_heads, lse_stride]
   int64_t lse_stride = 0;
-  float* delta = nullptr;  // like lse: rowsum(d_o * o)
+  float* delta = nullptr;  // [q_heads, q.rows]: rowsum(d_o * o)
   Mat out, d_q, d_k, d_v;
   float* lse_out = nullptr;
 

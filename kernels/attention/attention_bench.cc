@@ -21,9 +21,10 @@ double peak() {
 void attention(benchmark::State& state, DType type, bool backward) {
   const int64_t length = state.range(0), dim = state.range(1), heads = 4;
   const AttentionShape s{4, 2, static_cast<int>(dim), .125f, 0, 0};
-  const Tensor q = Tensor::normal(type, length, heads * dim, 1);
-  const Tensor k = Tensor::normal(type, length, 2 * dim, 2), v = Tensor::normal(type, length, 2 * dim, 3);
-  Tensor o(type, length, heads * dim), dq = o, dk = k, dv = v, lse(DType::f32, heads, length);
+  const Tensor q = Tensor::normal(type, length, heads * dim, 1, 1, 0);
+  const Tensor k = Tensor::normal(type, length, 2 * dim, 2, 1, 0),
+               v = Tensor::normal(type, length, 2 * dim, 3, 1, 0);
+  Tensor o(type, length, heads * dim, 0), dq = o, dk = k, dv = v, lse(DType::f32, heads, length);
   const std::vector<int32_t> bounds{0, static_cast<int32_t>(length)};
   const Segments docs{bounds, bounds};
   testing::run_planned(1, [&](Exec& e) {

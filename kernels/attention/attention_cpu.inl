@@ -119,7 +119,7 @@ inline void attention_delta_row(const attention::Args& a, int64_t row) {
     int64_t j = 0;
     for (; j + kLanes <= a.dim(); j += kLanes) s = fma(load(o + j), load(d_o + j), s);
     if (j < a.dim()) s = fma(load_part(o + j, a.dim() - j), load_part(d_o + j, a.dim() - j), s);
-    a.delta[h * a.lse_stride + row] = sum(s);
+    a.delta[h * a.q.rows + row] = sum(s);
   }
 }
 
@@ -184,7 +184,7 @@ inline void attention_backward_keys(const attention::Args& a, const attention::R
   const int64_t end = std::min(d.q_count, first + keys - 1 + window - offset);
   for (int64_t h = d.k_head * a.group(); h < (d.k_head + 1) * a.group(); ++h) {
     const float* lse = a.lse + h * a.lse_stride + d.q_begin;
-    const float* delta = a.delta + h * a.lse_stride + d.q_begin;
+    const float* delta = a.delta + h * a.q.rows + d.q_begin;
     for (int64_t q0 = begin; q0 < end; q0 += kTile) {
       const int64_t queries = std::min(kTile, end - q0);
       attention_pack<T>(a.q, d.q_begin + q0, queries, h * dim, dim, padded, q);
@@ -222,9 +222,9 @@ inline void attention_backward_queries(const attention::Args& a, const attention
   const AttentionScore score(a.shape);
   for (int64_t i = 0; i < kTile * padded; ++i) dq[i] = 0;
   for (int64_t i = 0; i < kTile; ++i) {
-    const int64_t at = d.q_head * a.lse_stride + d.q_begin + first + i;
-    lse[i] = i < queries ? a.lse[at] : 0;
-    delta[i] = i < queries ? a.delta[at] : 0;
+    const int64_t row = d.q_begin + first + i;
+    lse[i] = i < queries ? a.lse[d.q_head * a.lse_stride + row] : 0;
+    delta[i] = i < queries ? a.delta[d.q_head * a.q.rows + row] : 0;
   }
   attention_pack_across<T>(a.q, d.q_begin + first, queries, d.q_head * dim, dim, qt);
   attention_pack_across<T>(a.d_o, d.q_begin + first, queries, d.q_head * dim, dim, dot);

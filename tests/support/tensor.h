@@ -42,8 +42,9 @@ class Tensor {
       : dtype_(dtype), rows_(rows), cols_(cols), stride_(cols + gap) {
     bytes_.assign(static_cast<size_t>(rows * stride_) * size_of(dtype) + 64, kPattern);
   }
-  static Tensor normal(DType dtype, int64_t rows, int64_t cols, uint64_t seed, double scale = 1) {
-    Tensor t(dtype, rows, cols);
+  static Tensor normal(DType dtype, int64_t rows, int64_t cols, uint64_t seed, double scale = 1,
+                       int64_t gap = 3) {
+    Tensor t(dtype, rows, cols, gap);
     std::mt19937_64 random(seed);
     std::normal_distribution<double> draw(0, scale);
     for (int64_t i = 0; i < rows; ++i)
