@@ -126,8 +126,7 @@ TEST_F(Safetensors, RandomMutations) {
     put(folder_ / "x", bytes);
     survives([&] {
       const SafetensorsFile f(folder_ / "x");
-      for (const TensorInfo& t : f.tensors())
-        if (t.bytes != 0) EXPECT_LE(f.data(t) + t.bytes, f.file().data() + f.file().size());
+      for (const TensorInfo& t : f.tensors()) EXPECT_LE(t.offset + t.bytes, f.file().size());
     });
   }
 }

@@ -36,7 +36,9 @@ class TempFolder {
   std::string path_;
 };
 
+// A new file each time: ext4 flushes one that is truncated and written again, which takes milliseconds.
 inline void put(const std::string& path, const std::string& bytes) {
+  std::filesystem::remove(path);
   std::ofstream out(path, std::ios::binary | std::ios::trunc);
   out.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
   ASSERT_TRUE(out.good()) << path;
