@@ -13,7 +13,7 @@ namespace {
 constexpr int32_t kEos = 256, kOpen = 257, kClose = 258, kPair = 259, kVocab = 300;
 
 // A tokenizer small enough to read: a token a byte, save that "th" is one token (so that tokens can
-// straddle), and a template that writes kOpen, the role's first letter, the content and kClose.
+// straddle) and $ is EOS, and a template that writes kOpen, the role's first letter, the content and kClose.
 class FakeEncoder : public ChatEncoder {
  public:
   bool has_eos = true;
@@ -22,7 +22,7 @@ class FakeEncoder : public ChatEncoder {
     std::vector<TokenSpan> out;
     for (uint32_t i = 0; i < text.size();) {
       const uint32_t n = text.substr(i, 2) == "th" ? 2 : 1;
-      out.push_back({n == 2 ? kPair : static_cast<uint8_t>(text[i]), i, i + n});
+      out.push_back({n == 2 ? kPair : text[i] == '$' ? kEos : static_cast<uint8_t>(text[i]), i, i + n});
       i += n;
     }
     return out;
@@ -178,8 +178,13 @@ TEST(Reader, TextGoesOn) {
 }
 
 TEST(Reader, EosOnce) {
-  const std::string path = file("eos.jsonl", R"({"input_ids": [97, 98, 256]})");
-  EXPECT_EQ(all(read(path)), (Lines{"aB[E]"}));
+  const std::string path = file("eos.jsonl", R"({"text": "ab$"})"
+                                             "\n"
+                                             R"({"text": "$"})"
+                                             "\n"
+                                             R"({"text": "a$b"})");
+  EXPECT_EQ(all(read(path)), (Lines{"aB[E]", "a[E]B[E]"}));  // a lone EOS has no label
+  EXPECT_EQ(all(read(file("eos_pc.jsonl", R"({"prompt": "q", "completion": "ab$"})"))), (Lines{"qAB[E]"}));
   FakeEncoder encoder;
   encoder.has_eos = false;
   EXPECT_THROW(read_dataset(DataRows(file("noeos.jsonl", R"({"text": "ab"})")), encoder, {}), Error);

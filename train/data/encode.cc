@@ -35,7 +35,7 @@ void check_messages(const Json& messages, const std::string& key, const std::str
 }
 
 // A conversation as ChatEncoder takes it, and how many of its messages are only context.
-struct Conversation {
+struct ChatRow {
   Json value = Json::object();
   size_t context = 0;
   Json& messages() { return value["messages"]; }
@@ -46,8 +46,8 @@ void carry_extras(const Json& row, const Columns& columns, Json& conversation) {
     if (const Json* extra = columns.find(row, role)) conversation[role] = *extra;
 }
 
-Conversation from_messages(const Json& row, const Columns& columns, const std::string& where) {
-  Conversation c;
+ChatRow from_messages(const Json& row, const Columns& columns, const std::string& where) {
+  ChatRow c;
   const Json& messages = need(row, columns, "messages", where);
   check_messages(messages, columns.of("messages"), where);
   c.messages() = messages;
@@ -55,8 +55,8 @@ Conversation from_messages(const Json& row, const Columns& columns, const std::s
   return c;
 }
 
-Conversation from_sharegpt(const Json& row, const Columns& columns, const std::string& where) {
-  Conversation c;
+ChatRow from_sharegpt(const Json& row, const Columns& columns, const std::string& where) {
+  ChatRow c;
   const Json& turns = need(row, columns, "conversations", where);
   const std::string key = columns.of("conversations");
   if (!turns.is_array() || turns.empty())
@@ -77,8 +77,8 @@ Conversation from_sharegpt(const Json& row, const Columns& columns, const std::s
   return c;
 }
 
-Conversation from_alpaca(const Json& row, const Columns& columns, const std::string& where) {
-  Conversation c;
+ChatRow from_alpaca(const Json& row, const Columns& columns, const std::string& where) {
+  ChatRow c;
   std::string user = need_string(row, columns, "instruction", where);
   c.messages() = Json::array();
   if (columns.find(row, "system") != nullptr && !need_string(row, columns, "system", where).empty())
@@ -90,8 +90,8 @@ Conversation from_alpaca(const Json& row, const Columns& columns, const std::str
   return c;
 }
 
-Conversation from_lists(const Json& row, const Columns& columns, const std::string& where) {
-  Conversation c;
+ChatRow from_lists(const Json& row, const Columns& columns, const std::string& where) {
+  ChatRow c;
   const Json& prompt = need(row, columns, "prompt", where);
   const Json& completion = need(row, columns, "completion", where);
   check_messages(prompt, columns.of("prompt"), where);
@@ -117,8 +117,8 @@ bool is_conversation(const Json& row, DatasetFormat format, const Columns& colum
   }
 }
 
-Conversation conversation_of(const Json& row, DatasetFormat format, const Columns& columns,
-                             const std::string& where) {
+ChatRow conversation_of(const Json& row, DatasetFormat format, const Columns& columns,
+                        const std::string& where) {
   if (format == DatasetFormat::messages) return from_messages(row, columns, where);
   if (format == DatasetFormat::sharegpt) return from_sharegpt(row, columns, where);
   if (format == DatasetFormat::alpaca) return from_alpaca(row, columns, where);
@@ -135,7 +135,7 @@ auto placed(const std::string& where, F&& f) {
   }
 }
 
-EncodedRow encode_conversation(const Conversation& c, const ChatEncoder& encoder, LossOn loss_on,
+EncodedRow encode_conversation(const ChatRow& c, const ChatEncoder& encoder, LossOn loss_on,
                                const std::string& where) {
   EncodedChat chat = placed(where, [&] { return encoder.encode_chat(c.value); });
   check(chat.ids.size() == chat.turn.size(), "a chat of ", chat.ids.size(), " ids and ", chat.turn.size(),
@@ -246,7 +246,7 @@ Question question_of(const Json& row, DatasetFormat format, const Columns& colum
                      const ChatEncoder& encoder, const std::string& where) {
   Question q;
   if (is_conversation(row, format, columns, where)) {
-    Conversation c = conversation_of(row, format, columns, where);
+    ChatRow c = conversation_of(row, format, columns, where);
     Json& messages = c.messages();
     const Json answer = messages.back();
     if (answer["role"] != "assistant" || !answer.contains("content") || !answer["content"].is_string() ||
