@@ -104,9 +104,7 @@ Json RunState::to_json() const {
           {"best_loss", optional_json(best_loss)},
           {"best_step", best_step},
           {"evals_without_gain", evals_without_gain},
-          {"first_eval_loss", optional_json(first_eval_loss)},
-          {"last_eval_loss", optional_json(last_eval_loss)},
-          {"last_train_loss", optional_json(last_train_loss)}};
+          {"stopped_early", stopped_early}};
 }
 
 RunState RunState::from_json(const Json& j, const std::string& where) {
@@ -132,9 +130,7 @@ RunState RunState::from_json(const Json& j, const std::string& where) {
   s.best_loss = json_number(j, where, "best_loss");
   s.best_step = count("best_step");
   s.evals_without_gain = count("evals_without_gain");
-  s.first_eval_loss = json_number(j, where, "first_eval_loss");
-  s.last_eval_loss = json_number(j, where, "last_eval_loss");
-  s.last_train_loss = json_number(j, where, "last_train_loss");
+  s.stopped_early = json_bool(j, where, "stopped_early").value_or(false);
   return s;
 }
 

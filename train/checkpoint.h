@@ -23,8 +23,7 @@ struct RunState {
   // The lowest evaluation so far.
   std::optional<double> best_loss;
   int64_t best_step = 0, evals_without_gain = 0;
-  std::optional<double> first_eval_loss, last_eval_loss;
-  std::optional<double> last_train_loss;
+  bool stopped_early = false;
 
   Json to_json() const;
   static RunState from_json(const Json& j, const std::string& where);
