@@ -147,7 +147,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"a: 1\n---\nb: 2\n", 3, "more than one YAML document"}, Bad{"a: [1\nb: 2", 3, "malformed YAML"},
         Bad{"a: \"x", 3, "malformed YAML"}, Bad{"? [a]\n: b\n", 3, "a key is not plain text"},
         Bad{"a: " + levels(100000, "["), 3, "nested deeper"},
-        Bad{"a: " + levels(17, "{b: ", "}"), 3, "nested deeper"},
+        Bad{"a: " + levels(16, "{b: ", "}"), 3, "nested deeper"},
         Bad{levels(100000, "- "), 3, "nested deeper"},
         Bad{levels(100000, "{\"a\":"), 3, "nested deeper", "c.json"},
         Bad{"{\"a\": " + levels(100000, "["), 3, "nested deeper", "c.json"},

@@ -143,6 +143,8 @@ TEST(Threads, QuotaOfTheCgroup) {
   EXPECT_EQ(cgroup_cpus(v2.path()), 1.5);
   v2.write("sys/fs/cgroup/a/b/cpu.max", "400000 100000\n");
   EXPECT_EQ(cgroup_cpus(v2.path()), 1.5);  // the tighter one above binds
+  v2.write("sys/fs/cgroup/cpu.max", "300000 100000\n");
+  EXPECT_EQ(cgroup_cpus(v2.path()), 1.5);
   v2.write("sys/fs/cgroup/cpu.max", "50000 100000\n");
   EXPECT_EQ(cgroup_cpus(v2.path()), 0.5);
 
