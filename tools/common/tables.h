@@ -13,6 +13,10 @@ const Table& eval_table();
 const Table& generate_table();
 const Table& inspect_table();
 
+// qlora-train's, by group.
+std::vector<Option> adapter_options();
+std::vector<Option> optimizer_options();
+
 // Groups that several tables share.
 Option model_option(bool required);
 std::vector<Option> base_options();  // bits, quant-type, double-quant, block-size

@@ -1,0 +1,113 @@
+#include "tools/common/session.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "model/io/gguf_tokenizer.h"
+#include "model/text/chat.h"
+
+namespace qlora::tools {
+namespace fs = std::filesystem;
+namespace {
+
+const char* name_of(Format f) { return f == Format::fp4 ? "fp4" : f == Format::int8 ? "int8" : "nf4"; }
+
+// An already quantized folder is taken as it is; options that say otherwise are contradictions.
+void check_agrees(const Options& options, const StoredQuantization& stored, const std::string& path) {
+  const auto contradiction = [&](const char* option, const std::string& has) {
+    fail(Category::usage, options.origin(option), " ", options.get<std::string>(option), ": ", path,
+         " is stored as ", has, " already; leave the option out, or start from the model in 16 bits");
+  };
+  const std::string bits = stored.format == Format::int8 ? "8" : "4";
+  const std::string asked = options.find<std::string>("bits").value_or("keep");
+  if (asked != "keep" && asked != bits) contradiction("bits", bits + " bits");
+  if (bits == "8") return;
+  if (options.given("quant-type") && options.get<std::string>("quant-type") != name_of(stored.format))
+    contradiction("quant-type", name_of(stored.format));
+  if (options.given("block-size") &&
+      options.get<std::string>("block-size") != std::to_string(stored.block_size))
+    contradiction("block-size", cat("blocks of ", stored.block_size));
+  if (options.given("double-quant") && options.get<bool>("double-quant") != stored.double_quant)
+    fail(Category::usage, options.origin("double-quant"), ": ", path, " is stored ",
+         stored.double_quant ? "with" : "without",
+         " double quantization; leave the option out, or start from the model in 16 bits");
+}
+
+}  // namespace
+
+std::optional<QuantizedSpec> quantization_of(const Options& options, const std::string& bits) {
+  if (bits != "4" && bits != "8") return std::nullopt;
+  QuantizedSpec spec;
+  if (bits == "8") {
+    spec.format = Format::int8;
+    return spec;
+  }
+  spec.format = options.get<std::string>("quant-type") == "fp4" ? Format::fp4 : Format::nf4;
+  spec.block_size = std::stoi(options.get<std::string>("block-size"));
+  spec.double_quant = options.get<bool>("double-quant");
+  return spec;
+}
+
+Base open_base(const Options& options) {
+  Base base;
+  const std::string given = options.get<std::string>("model");
+  base.source = resolve_model(given);
+  base.name = base.source.hub_id.empty() ? given : base.source.hub_id;
+  base.checkpoint = Checkpoint::open(base.source.path.string());
+  if (base.checkpoint->quantization())
+    check_agrees(options, *base.checkpoint->quantization(), base.source.path.string());
+  else
+    base.spec.quantize = quantization_of(options, options.find<std::string>("bits").value_or("4"));
+  return base;
+}
+
+std::shared_ptr<const Model> load_base(const Base& base, int threads) {
+  return Model::load(base.checkpoint, base.spec, threads);
+}
+
+TextTools open_text(const fs::path& path, const std::optional<std::string>& chat_template) {
+  TextTools text;
+  if (fs::is_directory(path)) {
+    text.tokenizer = Tokenizer::from_folder(path.string());
+    if (!chat_template) text.templates = load_chat_templates(path.string());
+  } else {
+    const GgufFile file(path.string());
+    const GgufTokenizerData data = read_gguf_tokenizer(file);
+    text.tokenizer = Tokenizer::from_gguf(data);
+    if (!chat_template && !data.chat_template.empty())
+      text.templates.named.emplace("default", ChatTemplate::parse(data.chat_template, path.string()));
+  }
+  if (chat_template) text.templates.named.emplace("default", find_chat_template(*chat_template));
+  return text;
+}
+
+Numerics numerics_of(const Options& options) {
+  Numerics n;
+  n.compute = options.get<std::string>("compute-dtype") == "fp32" ? DType::f32 : DType::bf16;
+  return n;
+}
+
+Adapter open_adapter(const std::optional<std::string>& folder, const ModelDesc& desc) {
+  Adapter a;
+  if (!folder || *folder == "none") return a;
+  if (fs::is_regular_file(*folder))
+    fail(Category::input, *folder,
+         ": is a file; a PEFT adapter is a folder, and GGUF adapters are not read yet");
+  a.config = read_adapter_config(*folder);
+  a.layout = AdapterLayout(desc, adapter_choices(a.config, desc, *folder));
+  a.params.resize(static_cast<size_t>(a.layout.size()));
+  load_adapter(*folder, a.layout, a.params);
+  return a;
+}
+
+std::vector<int32_t> stop_ids(const ModelDesc& desc, const TextTools& text) {
+  std::vector<int32_t> ids = desc.eos;
+  if (const auto eos = text.tokenizer->eos_id()) ids.push_back(*eos);
+  if (!text.templates.empty())
+    if (const auto end = ChatEncoder(*text.tokenizer, text.templates).end_of_turn()) ids.push_back(*end);
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return ids;
+}
+
+}  // namespace qlora::tools

@@ -1,0 +1,56 @@
+#pragma once
+// What every tool opens: a base, its tokenizer and chat template, an adapter.
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/adapter.h"
+#include "model/decoder.h"
+#include "model/io/peft.h"
+#include "model/text/chat_template.h"
+#include "model/text/tokenizer.h"
+#include "model/weights.h"
+#include "tools/common/model_path.h"
+#include "tools/common/options.h"
+#include "tools/common/screen.h"
+
+namespace qlora::tools {
+
+struct Base {
+  ResolvedPath source;
+  std::shared_ptr<const Checkpoint> checkpoint;
+  BaseSpec spec;
+  // What the model card and config call it: the hub id where known, else the path as given.
+  std::string name;
+};
+// --model with --bits, --quant-type, --double-quant and --block-size. Category::usage when they contradict a
+// folder that is quantized.
+Base open_base(const Options& options);
+std::shared_ptr<const Model> load_base(const Base& base, int threads);
+// The quantization that the options ask for, where they ask for one ("4", "8"; nullopt for 16).
+std::optional<QuantizedSpec> quantization_of(const Options& options, const std::string& bits);
+
+struct TextTools {
+  std::unique_ptr<Tokenizer> tokenizer;
+  ChatTemplates templates;  // --chat-template's where given; may be empty
+};
+// The tokenizer of a model folder, a folder with a tokenizer alone, or a GGUF.
+TextTools open_text(const std::filesystem::path& path, const std::optional<std::string>& chat_template);
+
+Numerics numerics_of(const Options& options);
+
+// A PEFT folder's branches on a model.
+struct Adapter {
+  AdapterConfig config;
+  AdapterLayout layout;
+  std::vector<float> params;
+  AdapterView view() const { return {&layout, params.data(), nullptr}; }
+};
+// "none" and nullopt: no branches.
+Adapter open_adapter(const std::optional<std::string>& folder, const ModelDesc& desc);
+
+// What ends an answer: generation_config's, the tokenizer's and the template's end-of-turn ids.
+std::vector<int32_t> stop_ids(const ModelDesc& desc, const TextTools& text);
+
+}  // namespace qlora::tools
