@@ -82,7 +82,7 @@ inline Vec look_up(const Vec* table, __m256i codes) {
 // Elements i .. i+7 (i a multiple of 8) of codes packed two to a byte, the first in the high nibble.
 inline Vec look_up_pairs(const Vec* table, const uint8_t* packed, int64_t i) {
   int32_t four;
-  std::memcpy(&four, packed + i / 2, 4);
+  std::memcpy(&four, packed + (i >> 1), 4);
   const __m256i shift = _mm256_set_epi32(24, 28, 16, 20, 8, 12, 0, 4);
   return look_up(table, _mm256_srlv_epi32(_mm256_set1_epi32(four), shift));
 }

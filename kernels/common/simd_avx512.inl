@@ -74,7 +74,7 @@ inline constexpr int kTable16 = 1;  // vectors that hold 16 floats
 inline Vec look_up(const Vec* table, __m512i codes) { return {_mm512_permutexvar_ps(codes, table->v)}; }
 // Elements i .. i+15 (i a multiple of 16) of codes packed two to a byte, the first in the high nibble.
 inline Vec look_up_pairs(const Vec* table, const uint8_t* packed, int64_t i) {
-  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(packed + i / 2));
+  const __m128i eight = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(packed + (i >> 1)));
   const __m512i half = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
   const __m512i shift = _mm512_set_epi32(24, 28, 16, 20, 8, 12, 0, 4, 24, 28, 16, 20, 8, 12, 0, 4);
   return look_up(table,

@@ -43,7 +43,7 @@ inline Vec round_even(Vec a) { return {std::nearbyint(a.v)}; }
 inline constexpr int kTable16 = 16;  // vectors that hold 16 floats
 // Element i of codes packed two to a byte, the first in the high nibble.
 inline Vec look_up_pairs(const Vec* table, const uint8_t* packed, int64_t i) {
-  return table[i % 2 == 0 ? packed[i / 2] >> 4 : packed[i / 2] & 15];
+  return table[i % 2 == 0 ? packed[i >> 1] >> 4 : packed[i >> 1] & 15];
 }
 // The low or the high nibble of a byte.
 inline Vec look_up_nibbles(const Vec* table, const uint8_t* bytes, bool high) {

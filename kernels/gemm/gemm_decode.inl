@@ -8,9 +8,11 @@ inline f16 load_f16(const uint8_t* p) {
   return h;
 }
 
-// A row of W, decoded kLanes elements at a time from a column that kLanes divides.
+// A row of W, decoded kLanes elements at a time from a column that kLanes divides. block(col) makes the block
+// of that column ready and says how many of its elements are left; at(col) serves the columns of that block.
 template <Format F>
 class WeightRow;
+inline constexpr int64_t kNoBlocks = INT64_MAX;
 
 // Elements of their own.
 template <class T>
@@ -21,6 +23,7 @@ class PlainRow {
       : data_(static_cast<const T*>(w.data) + row * w.cols),
         scale_(w.scale),
         to_bf16_(to_bf16 && (dtype_of<T> != DType::bf16 || w.scale != 1.f)) {}
+  int64_t block(int64_t) { return kNoBlocks; }
   Vec at(int64_t col) { return as_multiplied(mul(load(data_ + col), set1(scale_)), to_bf16_); }
 
  private:
@@ -50,6 +53,7 @@ class WeightRow<Format::int8> {
         absmax_(w.absmax[row]),
         scale_(w.scale),
         to_bf16_(to_bf16) {}
+  int64_t block(int64_t) { return kNoBlocks; }
   Vec at(int64_t col) {
     const Vec w = mul(mul(load(data_ + col), set1(absmax_)), set1(1.0f / 127.0f));
     return as_multiplied(mul(w, set1(scale_)), to_bf16_);
@@ -69,16 +73,19 @@ class WeightRow<Format::q8_0> {
       : data_(static_cast<const uint8_t*>(w.data) + row * (w.cols / 32) * 34),
         scale_(w.scale),
         to_bf16_(to_bf16) {}
+  int64_t block(int64_t col) {
+    codes_ = data_ + col / 32 * 34 + 2;
+    factor_ = to_float(load_f16(codes_ - 2));
+    return 32 - col % 32;
+  }
   Vec at(int64_t col) {
-    const uint8_t* block = data_ + col / 32 * 34;
-    const Vec w =
-        mul(load(reinterpret_cast<const int8_t*>(block + 2 + col % 32)), set1(to_float(load_f16(block))));
+    const Vec w = mul(load(reinterpret_cast<const int8_t*>(codes_ + col % 32)), set1(factor_));
     return as_multiplied(mul(w, set1(scale_)), to_bf16_);
   }
 
  private:
-  const uint8_t* data_;
-  float scale_;
+  const uint8_t *data_, *codes_;
+  float factor_, scale_;
   bool to_bf16_;
 };
 
@@ -86,7 +93,6 @@ class WeightRow<Format::q8_0> {
 // looked up.
 struct BlockTable {
   Vec values[kTable16];
-  int64_t block = -1;
 
   void fill(const float* codebook, float factor, float offset, float scale, bool to_bf16) {
     for (int i = 0; i < kTable16; ++i) {
@@ -101,26 +107,21 @@ class BnbRow {
  public:
   BnbRow() = default;
   BnbRow(const WeightView& w, int64_t row, bool to_bf16)
-      : w_(&w),
-        first_(row * w.cols),
-        shift_(__builtin_ctz(static_cast<unsigned>(w.block_size))),
-        to_bf16_(to_bf16) {}
-  Vec at(int64_t col) {
-    const int64_t i = first_ + col, block = i >> shift_;
-    if (block != table_.block) {
-      table_.block = block;
-      // -0.f as the offset: the sum leaves every product as it is.
-      table_.fill(F == Format::nf4 ? kNf4.data() : kFp4.data(), w_->block_scale(block), -0.f, w_->scale,
-                  to_bf16_);
-    }
-    return look_up_pairs(table_.values, static_cast<const uint8_t*>(w_->data), i);
+      : codes_(static_cast<const uint8_t*>(w.data)), first_(row * w.cols), w_(&w), to_bf16_(to_bf16) {}
+  int64_t block(int64_t col) {
+    const int64_t i = first_ + col, index = i >> __builtin_ctz(static_cast<unsigned>(w_->block_size));
+    // -0 as the offset leaves every product as it is.
+    table_.fill(F == Format::nf4 ? kNf4.data() : kFp4.data(), w_->block_scale(index), -0.f, w_->scale,
+                to_bf16_);
+    return (index + 1) * w_->block_size - i;
   }
+  Vec at(int64_t col) const { return look_up_pairs(table_.values, codes_, first_ + col); }
 
  private:
   BlockTable table_;
-  const WeightView* w_;
+  const uint8_t* codes_;
   int64_t first_;
-  int shift_;
+  const WeightView* w_;
   bool to_bf16_;
 };
 template <>
@@ -144,21 +145,19 @@ class NibbleRow {
       : data_(static_cast<const uint8_t*>(w.data) + row * (w.cols / 32) * kBytes),
         scale_(w.scale),
         to_bf16_(to_bf16) {}
-  Vec at(int64_t col) {
-    const int64_t index = col / 32;
-    const uint8_t* block = data_ + index * kBytes;
-    if (index != table_.block) {
-      table_.block = index;
-      const float offset = kOffset ? to_float(load_f16(block + 2)) : -0.f;
-      table_.fill(kOffset ? kQ41 : kQ40, to_float(load_f16(block)), offset, scale_, to_bf16_);
-    }
-    return look_up_nibbles(table_.values, block + kBytes - 16 + col % 16, col % 32 >= 16);
+  int64_t block(int64_t col) {
+    const uint8_t* block = data_ + col / 32 * kBytes;
+    codes_ = block + kBytes - 16;
+    const float offset = kOffset ? to_float(load_f16(block + 2)) : -0.f;
+    table_.fill(kOffset ? kQ41 : kQ40, to_float(load_f16(block)), offset, scale_, to_bf16_);
+    return 32 - col % 32;
   }
+  Vec at(int64_t col) const { return look_up_nibbles(table_.values, codes_ + col % 16, col % 32 >= 16); }
 
  private:
   static constexpr int64_t kBytes = kOffset ? 20 : 18;
   BlockTable table_;
-  const uint8_t* data_;
+  const uint8_t *data_, *codes_;
   float scale_;
   bool to_bf16_;
 };
@@ -188,51 +187,71 @@ inline bool in_lanes(const WeightView& w) {
   }
 }
 
-// Any n < = kLanes elements of any row; the other lanes are 0.
+// Any n <= kLanes elements of any row; the other lanes are 0.
 inline Vec decode_part(const WeightView& w, int64_t row, int64_t col, int64_t n, bool to_bf16) {
   float part[kLanes] = {};
   if (n > 0) decode_row(w, row, col, n, part);
   return as_multiplied(load(part), to_bf16);
 }
 
-// Rows col .. col+cols of W [N, K], elements k .. k+count of each: transposed into the panel.
+// Rows row .. row+rows of W, elements k .. k+count of each, transposed: to one vector's width of the panel.
+template <Format F>
+inline void panel_nt_lanes(const WeightView& w, int64_t row, int64_t rows, int64_t k, int64_t count,
+                           bool to_bf16, float* panel) {
+  WeightRow<F> decoder[kLanes];
+  for (int64_t r = 0; r < rows; ++r) decoder[r] = WeightRow<F>(w, row + r, to_bf16);
+  Vec v[kLanes];
+  const int64_t whole = in_lanes(w) ? count - count % kLanes : 0;
+  int64_t i = 0;
+  while (i < whole) {
+    int64_t end = whole;
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t left = decoder[r].block(k + i);
+      if (left < end - i) end = i + left;
+    }
+    for (; i < end; i += kLanes) {
+      if (rows == kLanes) {
+#pragma GCC unroll 16
+        for (int r = 0; r < kLanes; ++r) v[r] = decoder[r].at(k + i);
+      } else {
+        for (int64_t r = 0; r < kLanes; ++r) v[r] = r < rows ? decoder[r].at(k + i) : zero();
+      }
+      transpose(v);
+#pragma GCC unroll 16
+      for (int j = 0; j < kLanes; ++j) store(panel + (i + j) * kTileCols, v[j]);
+    }
+  }
+  for (; i < count; i += kLanes) {
+    const int64_t n = count - i < kLanes ? count - i : kLanes;
+    for (int64_t r = 0; r < kLanes; ++r)
+      v[r] = r < rows ? decode_part(w, row + r, k + i, n, to_bf16) : zero();
+    transpose(v);
+    for (int64_t j = 0; j < n; ++j) store(panel + (i + j) * kTileCols, v[j]);
+  }
+}
+
+// Rows col .. col+cols of W [N, K], elements k .. k+count of each.
 template <Format F>
 inline void panel_nt(const WeightView& w, int64_t col, int64_t cols, int64_t k, int64_t count, bool to_bf16,
                      float* panel) {
-  const bool lanes = in_lanes(w);
-  for (int64_t group = 0; group < cols; group += kLanes, panel += kLanes) {
-    const int64_t rows = cols - group < kLanes ? cols - group : kLanes;
-    WeightRow<F> row[kLanes];
-    for (int64_t r = 0; r < rows; ++r) row[r] = WeightRow<F>(w, col + group + r, to_bf16);
-    for (int64_t i = 0; i < count; i += kLanes) {
-      const int64_t n = count - i < kLanes ? count - i : kLanes;
-      Vec v[kLanes];
-      if (lanes && n == kLanes && rows == kLanes) {
-#pragma GCC unroll 16
-        for (int r = 0; r < kLanes; ++r) v[r] = row[r].at(k + i);
-      } else {
-        for (int64_t r = 0; r < kLanes; ++r)
-          v[r] = r >= rows              ? zero()
-                 : lanes && n == kLanes ? row[r].at(k + i)
-                                        : decode_part(w, col + group + r, k + i, n, to_bf16);
-      }
-      transpose(v);
-      for (int64_t j = 0; j < n; ++j) store(panel + (i + j) * kTileCols, v[j]);
-    }
-  }
+  for (int64_t j = 0; j < cols; j += kLanes)
+    panel_nt_lanes<F>(w, col + j, cols - j < kLanes ? cols - j : kLanes, k, count, to_bf16, panel + j);
 }
 
 // Rows k .. k+count of W [K, N], columns col .. col+cols of each.
 template <Format F>
 inline void panel_nn(const WeightView& w, int64_t col, int64_t cols, int64_t k, int64_t count, bool to_bf16,
                      float* panel) {
-  const bool lanes = in_lanes(w);
+  const int64_t whole = in_lanes(w) ? cols - cols % kLanes : 0;
   for (int64_t i = 0; i < count; ++i, panel += kTileCols) {
     WeightRow<F> row(w, k + i, to_bf16);
-    for (int64_t j = 0; j < cols; j += kLanes) {
-      const int64_t n = cols - j < kLanes ? cols - j : kLanes;
-      store(panel + j, lanes && n == kLanes ? row.at(col + j) : decode_part(w, k + i, col + j, n, to_bf16));
+    int64_t j = 0;
+    while (j < whole) {
+      const int64_t left = row.block(col + j), end = left < whole - j ? j + left : whole;
+      for (; j < end; j += kLanes) store(panel + j, row.at(col + j));
     }
+    for (; j < cols; j += kLanes)
+      store(panel + j, decode_part(w, k + i, col + j, cols - j < kLanes ? cols - j : kLanes, to_bf16));
   }
 }
 
