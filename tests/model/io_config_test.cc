@@ -1,8 +1,8 @@
 #include <limits>
 
-#include "io_support.h"
 #include "model/families/families.h"
 #include "model/io/config.h"
+#include "tests/model/io_support.h"
 
 namespace qlora {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <random>
 
-#include "io_support.h"
 #include "model/io/json.h"
+#include "tests/model/io_support.h"
 
 namespace qlora {
 namespace {
