@@ -235,6 +235,30 @@ TEST(Attention, DocumentsDoNotSeeEachOther) {
   EXPECT_EQ(rows_of(packed.dv, 37, 107), alone.dv.values());
 }
 
+TEST(Attention, ForwardAloneNeedsNoLse) {
+  const Case c{"", shape(2, 1, 16), {37}, {37}};
+  const Data d = make(c, DType::f32);
+  Tensor o(DType::f32, 37, 32);
+  testing::run_planned(1, [&](Exec& e) {
+    attention_forward(e, c.shape, {d.q_bounds, d.k_bounds}, d.q, d.k, d.v, o.mat(), {});
+  });
+  EXPECT_TRUE(o == run(c, d, 1).o);
+}
+
+TEST(Attention, RefusesWhatDoesNotFit) {
+  Tensor q(DType::f32, 4, 32), k(DType::f32, 4, 16), o(DType::f32, 4, 32);
+  const auto forward = [&](const AttentionShape& s, const std::vector<int32_t>& qb,
+                           const std::vector<int32_t>& kb) {
+    testing::run_planned(1, [&](Exec& e) { attention_forward(e, s, {qb, kb}, q, k, k, o.mat(), {}); });
+  };
+  forward(shape(2, 1, 16), {0, 4}, {0, 4});
+  EXPECT_THROW(forward(shape(2, 1, 16), {0, 3}, {0, 4}), Error);        // a row of no document
+  EXPECT_THROW(forward(shape(2, 1, 16), {0, 3, 4}, {0, 2, 4}), Error);  // more queries than keys
+  EXPECT_THROW(forward(shape(2, 1, 16), {0, 5, 4}, {0, 5, 4}), Error);  // descending
+  EXPECT_THROW(forward(shape(4, 2, 16), {0, 4}, {0, 4}), Error);        // other heads than q has columns
+  EXPECT_THROW(forward(shape(8, 4, 4), {0, 4}, {0, 4}), Error);         // a head of 4
+}
+
 // The definition's backward pass against derivatives of its forward pass, one input at a time.
 TEST(Attention, ReferenceGradients) {
   const AttentionShape shapes[] = {shape(2, 1, 4), shape(4, 2, 3, 3), shape(2, 2, 3, 0, .7f),
