@@ -1,7 +1,7 @@
 // Transcendentals over Vec, one definition for every ISA. Coefficients of exp: Cephes expf (Moshier).
 
 // exp(x) to about 1 ulp: x = n ln2 + r, |r| <= ln2/2, a degree-6 minimax polynomial in r. x above 88.37 gives
-// the largest power's product (finite), x below -87.3 gives 0 (results below 2^-126 are flushed).
+// the largest finite result, x below -87.3 gives 2^-126; NaN stays NaN.
 inline Vec exp(Vec x) {
   const Vec low = set1(-87.33654f), high = set1(88.37626f);
   const Vec clamped = min(high, max(low, x));
