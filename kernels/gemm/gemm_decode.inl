@@ -194,12 +194,26 @@ inline Vec decode_part(const WeightView& w, int64_t row, int64_t col, int64_t n,
   return as_multiplied(load(part), to_bf16);
 }
 
+// Elements of more than a byte are too many to wait for; their rows lie further apart than the hardware
+// looks.
+inline constexpr int64_t kRowsAhead = 16;
+template <Format F>
+inline void prefetch(const WeightView& w, int64_t row, int64_t col, int64_t n) {
+  constexpr int64_t kBytes = F == Format::f32 ? 4 : F == Format::f16 || F == Format::bf16 ? 2 : 0;
+  const char* p = static_cast<const char*>(w.data) + (row * w.cols + col) * kBytes;
+  for (int64_t b = 0; b < n * kBytes; b += 64) __builtin_prefetch(p + b);
+  if (kBytes > 0) __builtin_prefetch(p + n * kBytes - 1);
+}
+
 // Rows row .. row+rows of W, elements k .. k+count of each, transposed: to one vector's width of the panel.
 template <Format F>
 inline void panel_nt_lanes(const WeightView& w, int64_t row, int64_t rows, int64_t k, int64_t count,
                            bool to_bf16, float* panel) {
   WeightRow<F> decoder[kLanes];
-  for (int64_t r = 0; r < rows; ++r) decoder[r] = WeightRow<F>(w, row + r, to_bf16);
+  for (int64_t r = 0; r < rows; ++r) {
+    decoder[r] = WeightRow<F>(w, row + r, to_bf16);
+    if (row + r + kRowsAhead < w.rows) prefetch<F>(w, row + r + kRowsAhead, k, count);
+  }
   Vec v[kLanes];
   const int64_t whole = in_lanes(w) ? count - count % kLanes : 0;
   int64_t i = 0;
@@ -245,6 +259,7 @@ inline void panel_nn(const WeightView& w, int64_t col, int64_t cols, int64_t k, 
   const int64_t whole = in_lanes(w) ? cols - cols % kLanes : 0;
   for (int64_t i = 0; i < count; ++i, panel += kTileCols) {
     WeightRow<F> row(w, k + i, to_bf16);
+    if (i + kRowsAhead < count) prefetch<F>(w, k + i + kRowsAhead, col, cols);
     int64_t j = 0;
     while (j < whole) {
       const int64_t left = row.block(col + j), end = left < whole - j ? j + left : whole;
