@@ -14,8 +14,9 @@ constexpr int32_t kEos = 256, kOpen = 257, kClose = 258, kPair = 259, kVocab = 3
 
 // A tokenizer small enough to read: a token a byte, save that "th" is one token (so that tokens can
 // straddle) and $ is EOS, and a template that writes kOpen, the role's first letter, the content and kClose.
-class FakeEncoder : public ChatEncoder {
+class FakeEncoder : public RowEncoder {
  public:
+  LossOn on = LossOn::assistant;
   bool has_eos = true;
 
   std::vector<TokenSpan> encode(std::string_view text) const override {
@@ -27,37 +28,38 @@ class FakeEncoder : public ChatEncoder {
     }
     return out;
   }
-  EncodedChat encode_chat(const Json& conversation) const override {
+  EncodedChat encode_chat(const Conversation& chat) const override {
     EncodedChat out;
-    int32_t index = 0;
-    for (const Json& m : conversation["messages"]) {
+    size_t index = 0;
+    for (const Json& m : chat.messages) {
       const std::string role = m["role"];
       if (role == "critic") fail(Category::input, "the template knows no critic");
-      const int32_t turn = role == "assistant" ? index : -1;
-      put(out, kOpen, -1);
-      put(out, role[0], -1);
-      for (const TokenSpan& s : encode(m["content"].get_ref<const std::string&>())) put(out, s.id, turn);
-      put(out, kClose, turn);
-      put(out, '\n', -1);
+      const bool answer = role == "assistant" && (on != LossOn::last || index + 1 == chat.messages.size());
+      put(out, kOpen, false);
+      put(out, role[0], false);
+      for (const TokenSpan& s : encode(m["content"].get_ref<const std::string&>())) put(out, s.id, answer);
+      put(out, kClose, answer);
+      put(out, '\n', false);
       ++index;
     }
     return out;
   }
-  std::vector<int32_t> encode_question(const Json& conversation) const override {
-    EncodedChat out = encode_chat(conversation);
+  std::vector<int32_t> encode_question(const Conversation& chat) const override {
+    EncodedChat out = encode_chat(chat);
     out.ids.push_back(kOpen);
     out.ids.push_back('a');
     return out.ids;
   }
+  LossOn loss_on() const override { return on; }
   std::optional<int32_t> eos() const override {
     return has_eos ? std::optional<int32_t>(kEos) : std::nullopt;
   }
   int64_t vocab() const override { return kVocab; }
 
  private:
-  static void put(EncodedChat& out, int32_t id, int32_t turn) {
+  void put(EncodedChat& out, int32_t id, bool answer) const {
     out.ids.push_back(id);
-    out.turn.push_back(turn);
+    out.loss.push_back(answer || on == LossOn::all);
   }
 };
 
@@ -82,8 +84,9 @@ std::string shown(const Dataset& data, int64_t i) {
   return out;
 }
 
-Dataset read(const std::string& path, const ReadOptions& o = {}) {
-  const FakeEncoder encoder;
+Dataset read(const std::string& path, const ReadOptions& o = {}, LossOn loss_on = LossOn::assistant) {
+  FakeEncoder encoder;
+  encoder.on = loss_on;
   return read_dataset(DataRows(path), encoder, o);
 }
 
@@ -116,11 +119,8 @@ const char kTwoTurns[] =
 TEST(Reader, Messages) {
   const std::string path = file("messages.jsonl", cat(kTwoTurns, "\n"));
   EXPECT_EQ(all(read(path)), (Lines{"<uq>\n<aAB[>]\n<ur>\n<aCD[>]\n"}));
-  ReadOptions o;
-  o.loss_on = LossOn::last;
-  EXPECT_EQ(all(read(path, o)), (Lines{"<uq>\n<aab>\n<ur>\n<aCD[>]\n"}));
-  o.loss_on = LossOn::all;
-  EXPECT_EQ(all(read(path, o)), (Lines{"<UQ[>]\n[<]AAB[>]\n[<]UR[>]\n[<]ACD[>]\n"}));
+  EXPECT_EQ(all(read(path, {}, LossOn::last)), (Lines{"<uq>\n<aab>\n<ur>\n<aCD[>]\n"}));
+  EXPECT_EQ(all(read(path, {}, LossOn::all)), (Lines{"<UQ[>]\n[<]AAB[>]\n[<]UR[>]\n[<]ACD[>]\n"}));
 }
 
 TEST(Reader, ShareGpt) {
@@ -149,10 +149,8 @@ TEST(Reader, PromptCompletion) {
                   R"({"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x"}],)"
                   R"( "completion": [{"role": "assistant", "content": "ab"}]})");
   EXPECT_EQ(all(read(path)), (Lines{"q AB[E]", "wiTHAL[E]", "<uq>\n<ax>\n<aAB[>]\n"}));
-  ReadOptions o;
-  o.loss_on = LossOn::all;
-  EXPECT_EQ(all(read(path, o))[0], "q AB[E]");
-  EXPECT_EQ(all(read(path, o))[1], "wITHAL[E]");
+  EXPECT_EQ(all(read(path, {}, LossOn::all)),
+            (Lines{"q AB[E]", "wITHAL[E]", "<UQ[>]\n[<]AX[>]\n[<]AAB[>]\n"}));
 }
 
 TEST(Reader, TextGoesOn) {

@@ -34,7 +34,7 @@ void check_messages(const Json& messages, const std::string& key, const std::str
   }
 }
 
-// A conversation as ChatEncoder takes it, and how many of its messages are only context.
+// A conversation as JSON, and how many of its messages are only context (the prompt of prompt-completion).
 struct ChatRow {
   Json value = Json::object();
   size_t context = 0;
@@ -135,23 +135,28 @@ auto placed(const std::string& where, F&& f) {
   }
 }
 
-EncodedRow encode_conversation(const ChatRow& c, const ChatEncoder& encoder, LossOn loss_on,
-                               const std::string& where) {
-  EncodedChat chat = placed(where, [&] { return encoder.encode_chat(c.value); });
-  check(chat.ids.size() == chat.turn.size(), "a chat of ", chat.ids.size(), " ids and ", chat.turn.size(),
-        " turns");
-  EncodedRow out;
-  out.has_loss.resize(chat.ids.size());
-  int32_t least = static_cast<int32_t>(c.context);
-  if (loss_on == LossOn::last)
-    for (int32_t turn : chat.turn) least = std::max(least, turn);
-  for (size_t t = 0; t < chat.ids.size(); ++t)
-    out.has_loss[t] = loss_on == LossOn::all || chat.turn[t] >= least;
-  out.ids = std::move(chat.ids);
+// Answers inside the prompt are context: what the prompt alone shares with the whole is masked.
+void mask_context(const ChatRow& c, const RowEncoder& encoder, const std::string& where, EncodedRow& row) {
+  Json prompt = c.value;
+  prompt["messages"].erase(prompt["messages"].begin() + static_cast<int64_t>(c.context),
+                           prompt["messages"].end());
+  const Conversation chat = Conversation::from_json(prompt, where);
+  const std::vector<int32_t> ids = placed(where, [&] { return encoder.encode_question(chat); });
+  for (size_t t = 0; t < std::min(ids.size(), row.ids.size()) && ids[t] == row.ids[t]; ++t)
+    row.has_loss[t] = 0;
+}
+
+EncodedRow encode_conversation(const ChatRow& c, const RowEncoder& encoder, const std::string& where) {
+  const Conversation chat = Conversation::from_json(c.value, where);
+  EncodedChat encoded = placed(where, [&] { return encoder.encode_chat(chat); });
+  check(encoded.ids.size() == encoded.loss.size(), "a chat of ", encoded.ids.size(), " ids and ",
+        encoded.loss.size(), " masks");
+  EncodedRow out{std::move(encoded.ids), std::move(encoded.loss)};
+  if (c.context > 0 && encoder.loss_on() != LossOn::all) mask_context(c, encoder, where, out);
   return out;
 }
 
-void append_eos(EncodedRow& row, const ChatEncoder& encoder, const std::string& where) {
+void append_eos(EncodedRow& row, const RowEncoder& encoder, const std::string& where) {
   const auto eos = encoder.eos();
   if (!eos)
     fail(Category::input, where,
@@ -163,19 +168,19 @@ void append_eos(EncodedRow& row, const ChatEncoder& encoder, const std::string& 
   row.has_loss.back() = 1;
 }
 
-EncodedRow encode_joined(const std::string& prompt, const std::string& completion, const ChatEncoder& encoder,
-                         LossOn loss_on, const std::string& where) {
+EncodedRow encode_joined(const std::string& prompt, const std::string& completion, const RowEncoder& encoder,
+                         const std::string& where) {
   const auto spans = placed(where, [&] { return encoder.encode(prompt + completion); });
   EncodedRow out;
   for (const TokenSpan& s : spans) {
     out.ids.push_back(s.id);
-    out.has_loss.push_back(loss_on == LossOn::all || (s.end > s.begin && s.end > prompt.size()));
+    out.has_loss.push_back(encoder.loss_on() == LossOn::all || (s.end > s.begin && s.end > prompt.size()));
   }
   append_eos(out, encoder, where);
   return out;
 }
 
-EncodedRow encode_tokens(const Json& row, const Columns& columns, const ChatEncoder& encoder,
+EncodedRow encode_tokens(const Json& row, const Columns& columns, const RowEncoder& encoder,
                          const std::string& where) {
   const Json& ids = need(row, columns, "input_ids", where);
   const Json* labels = columns.find(row, "labels");
@@ -206,7 +211,7 @@ EncodedRow encode_tokens(const Json& row, const Columns& columns, const ChatEnco
   return out;
 }
 
-EncodedRow encode_text(const std::string& text, const ChatEncoder& encoder, const std::string& where) {
+EncodedRow encode_text(const std::string& text, const RowEncoder& encoder, const std::string& where) {
   EncodedRow out;
   for (const TokenSpan& s : placed(where, [&] { return encoder.encode(text); })) out.ids.push_back(s.id);
   out.has_loss.assign(out.ids.size(), 1);
@@ -217,22 +222,15 @@ EncodedRow encode_text(const std::string& text, const ChatEncoder& encoder, cons
 
 }  // namespace
 
-LossOn parse_loss_on(std::string_view name) {
-  if (name == "assistant") return LossOn::assistant;
-  if (name == "last") return LossOn::last;
-  if (name == "all") return LossOn::all;
-  fail(Category::usage, "--loss-on ", name, ": unknown; choose assistant, last or all");
-}
-
 EncodedRow encode_row(const Json& row, DatasetFormat format, const Columns& columns,
-                      const ChatEncoder& encoder, LossOn loss_on, const std::string& where) {
+                      const RowEncoder& encoder, const std::string& where) {
   check(format != DatasetFormat::automatic, "a row of no format");
   EncodedRow out;
   if (is_conversation(row, format, columns, where)) {
-    out = encode_conversation(conversation_of(row, format, columns, where), encoder, loss_on, where);
+    out = encode_conversation(conversation_of(row, format, columns, where), encoder, where);
   } else if (format == DatasetFormat::prompt_completion) {
     out = encode_joined(need_string(row, columns, "prompt", where),
-                        need_string(row, columns, "completion", where), encoder, loss_on, where);
+                        need_string(row, columns, "completion", where), encoder, where);
   } else if (format == DatasetFormat::text) {
     out = encode_text(need_string(row, columns, "text", where), encoder, where);
   } else {
@@ -242,8 +240,8 @@ EncodedRow encode_row(const Json& row, DatasetFormat format, const Columns& colu
   return out;
 }
 
-Question question_of(const Json& row, DatasetFormat format, const Columns& columns,
-                     const ChatEncoder& encoder, const std::string& where) {
+Question question_of(const Json& row, DatasetFormat format, const Columns& columns, const RowEncoder& encoder,
+                     const std::string& where) {
   Question q;
   if (is_conversation(row, format, columns, where)) {
     ChatRow c = conversation_of(row, format, columns, where);
@@ -255,7 +253,8 @@ Question question_of(const Json& row, DatasetFormat format, const Columns& colum
            ": its last message is no answer of the assistant; there is nothing to compare with");
     messages.erase(messages.size() - 1);
     q.wanted = answer["content"];
-    q.prompt = placed(where, [&] { return encoder.encode_question(c.value); });
+    q.prompt =
+        placed(where, [&] { return encoder.encode_question(Conversation::from_json(c.value, where)); });
   } else if (format == DatasetFormat::prompt_completion) {
     const std::string& prompt = need_string(row, columns, "prompt", where);
     q.wanted = need_string(row, columns, "completion", where);

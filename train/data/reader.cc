@@ -76,7 +76,7 @@ DatasetFormat format_of(const DataRows& rows, const ReadOptions& o) {
   return detect_format(rows.row(0), o.columns, rows.where(0));
 }
 
-Dataset read_dataset(const DataRows& rows, const ChatEncoder& encoder, const ReadOptions& o) {
+Dataset read_dataset(const DataRows& rows, const RowEncoder& encoder, const ReadOptions& o) {
   if (o.max_seq_length < 2)
     fail(Category::usage, "--max-seq-length ", o.max_seq_length, ": must be at least 2");
   const DatasetFormat format = format_of(rows, o);
@@ -88,7 +88,7 @@ Dataset read_dataset(const DataRows& rows, const ChatEncoder& encoder, const Rea
     try {
       for (int64_t i = b * kBlockRows; i < std::min((b + 1) * kBlockRows, rows.size()); ++i) {
         const std::string where = rows.where(i);
-        add_row(parts[b], encode_row(rows.row(i), format, o.columns, encoder, o.loss_on, where), i, o, where);
+        add_row(parts[b], encode_row(rows.row(i), format, o.columns, encoder, where), i, o, where);
       }
     } catch (...) {
       errors[b] = std::current_exception();

@@ -14,7 +14,6 @@ Overlong parse_overlong(std::string_view name);
 struct ReadOptions {
   DatasetFormat format = DatasetFormat::automatic;
   Columns columns;
-  LossOn loss_on = LossOn::assistant;
   Overlong overlong = Overlong::truncate;
   int64_t max_seq_length = 2048;  // at least 2
   int threads = 1;
@@ -28,6 +27,6 @@ DatasetFormat format_of(const DataRows& rows, const ReadOptions& options);
 // token, which could carry no label, takes one token of the sample before it). Samples without a label are
 // dropped and counted. Category::input: the first broken row in the data's order, with file and line; a data
 // set of which nothing is left.
-Dataset read_dataset(const DataRows& rows, const ChatEncoder& encoder, const ReadOptions& options);
+Dataset read_dataset(const DataRows& rows, const RowEncoder& encoder, const ReadOptions& options);
 
 }  // namespace qlora
