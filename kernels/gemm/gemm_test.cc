@@ -173,6 +173,26 @@ TEST_P(Gemm, RowsAndThreadsChangeNothing) {
     }
 }
 
+// An output cut both ways, into numbers of row blocks and column groups that share a factor on every ISA.
+TEST_P(Gemm, CutsBothWays) {
+  const int64_t M = 1100, N = 1152, K = 33;
+  const TestWeight w(Format::f32, N, K, {});
+  const TestMatrix x(DType::f32, M, K, 0);
+  const auto run = [&](int threads, int64_t begin, int64_t count, const Mat& to) {
+    const GemmTerm term{x.view().row_range(begin, count), w.view()};
+    run_planned(threads, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, to.row_range(begin, count)); });
+  };
+  TestMatrix rows(DType::f32, M, N, 0);
+  for (const int threads : {1, 2}) {
+    TestMatrix y(DType::f32, M, N, 0);
+    run(threads, 0, M, y.view());
+    for (const int64_t begin : {0, 500, 1063}) {
+      run(1, begin, 37, rows.view());
+      for (int64_t r = begin; r < begin + 37; ++r) ASSERT_TRUE(same_row(y, rows, r)) << "row " << r;
+    }
+  }
+}
+
 TEST_P(Gemm, TransposedAccumulates) {
   const Shape shapes[] = {{1, 1, 1}, {5, 16, 70}, {200, 16, 100}, {399, 70, 16}, {193, 5, 49}, {64, 90, 131}};
   for (const Shape& s : shapes)
