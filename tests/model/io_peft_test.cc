@@ -57,7 +57,8 @@ TEST(Peft, ReadsAndWritesTheSameBytes) {
 TEST(Peft, ScalesAndPatterns) {
   const Loaded plain(adapter("adapter"));
   for (const LoraModule& m : plain.layout.modules()) EXPECT_EQ(m.scale, 2.0f);
-  for (const LoraModule& m : Loaded(adapter("adapters/rslora")).layout.modules()) EXPECT_EQ(m.scale, 4.0f);
+  const Loaded rslora(adapter("adapters/rslora"));
+  for (const LoraModule& m : rslora.layout.modules()) EXPECT_EQ(m.scale, 4.0f);
   // rank_pattern q_proj 8, layers.1.mlp.down_proj 2, model.layers.2.self_attn.o_proj 1;
   // alpha_pattern v_proj 16, .*\.mlp\..* 3.
   const Loaded p(adapter("adapters/pattern"));
