@@ -181,30 +181,31 @@ Json gguf_config(const GgufFile& file) {
     const auto value = file.integer(key, -1, INT32_MAX);
     return value ? Json(*value) : Json(nullptr);
   };
-  Json config = {{"architectures", {"LlamaForCausalLM"}},
-                 {"attention_bias", file.find("blk.0.attn_q.bias") != nullptr},
-                 {"attention_dropout", 0.0},
-                 {"bos_token_id", has_bos ? id("tokenizer.ggml.bos_token_id") : Json(nullptr)},
-                 {"eos_token_id", has_eos ? id("tokenizer.ggml.eos_token_id") : Json(nullptr)},
-                 {"head_dim", head_dim},
-                 {"hidden_act", "silu"},
-                 {"hidden_size", dim},
-                 {"initializer_range", 0.02},
-                 {"intermediate_size", gguf_int(file, "feed_forward_length", {}, kMaxDim)},
-                 {"max_position_embeddings", gguf_int(file, "context_length", {}, INT32_MAX)},
-                 {"mlp_bias", file.find("blk.0.ffn_up.bias") != nullptr},
-                 {"model_type", "llama"},
-                 {"num_attention_heads", heads},
-                 {"num_hidden_layers", gguf_int(file, "block_count", {}, kMaxLayers)},
-                 {"num_key_value_heads", gguf_int(file, "attention.head_count_kv", heads, kMaxHeads)},
-                 {"pad_token_id", id("tokenizer.ggml.padding_token_id")},
-                 {"pretraining_tp", 1},
-                 {"rms_norm_eps", shortest(*eps)},
-                 {"rope_scaling", gguf_rope_scaling(file)},
-                 {"rope_theta", shortest(file.number("llama.rope.freq_base").value_or(10000))},
-                 {"tie_word_embeddings", file.find("output.weight") == nullptr},
-                 {"use_cache", true},
-                 {"vocab_size", embed->shape[0]}};
+  Json config = Json::object();  // key by key: a braced list leaks when a value in it throws (GCC 11)
+  config["architectures"] = Json::array({"LlamaForCausalLM"});
+  config["attention_bias"] = file.find("blk.0.attn_q.bias") != nullptr;
+  config["attention_dropout"] = 0.0;
+  config["bos_token_id"] = has_bos ? id("tokenizer.ggml.bos_token_id") : Json(nullptr);
+  config["eos_token_id"] = has_eos ? id("tokenizer.ggml.eos_token_id") : Json(nullptr);
+  config["head_dim"] = head_dim;
+  config["hidden_act"] = "silu";
+  config["hidden_size"] = dim;
+  config["initializer_range"] = 0.02;
+  config["intermediate_size"] = gguf_int(file, "feed_forward_length", {}, kMaxDim);
+  config["max_position_embeddings"] = gguf_int(file, "context_length", {}, INT32_MAX);
+  config["mlp_bias"] = file.find("blk.0.ffn_up.bias") != nullptr;
+  config["model_type"] = "llama";
+  config["num_attention_heads"] = heads;
+  config["num_hidden_layers"] = gguf_int(file, "block_count", {}, kMaxLayers);
+  config["num_key_value_heads"] = gguf_int(file, "attention.head_count_kv", heads, kMaxHeads);
+  config["pad_token_id"] = id("tokenizer.ggml.padding_token_id");
+  config["pretraining_tp"] = 1;
+  config["rms_norm_eps"] = shortest(*eps);
+  config["rope_scaling"] = gguf_rope_scaling(file);
+  config["rope_theta"] = shortest(file.number("llama.rope.freq_base").value_or(10000));
+  config["tie_word_embeddings"] = file.find("output.weight") == nullptr;
+  config["use_cache"] = true;
+  config["vocab_size"] = embed->shape[0];
   return config;
 }
 
