@@ -2,7 +2,7 @@
 #include <charconv>
 #include <cmath>
 
-#include "model/text/jinja_interpreter.h"
+#include "model/text/jinja_filters.h"
 #include "model/text/unicode.h"
 
 namespace qlora::jinja {
@@ -13,30 +13,6 @@ struct Entry {
   const char* name;
   Filter filter;
 };
-
-bool flag(const Args& args, size_t position, const char* name, bool absent = false) {
-  const Value* v = argument(args, position, name);
-  return v ? v->truth() : absent;
-}
-
-// attribute="a.b" walks; an integer indexes.
-Value by_path(Interpreter& in, Value v, const Value& path) {
-  const Str* s = path.as_str();
-  if (!s) return in.item(v, path);
-  for (size_t begin = 0; begin <= s->text.size();) {
-    const size_t end = std::min(s->text.find('.', begin), s->text.size());
-    v = in.item(v, Value::str(s->text.substr(begin, end - begin)));
-    begin = end + 1;
-  }
-  return v;
-}
-
-// What sorting and telling apart go by: strings without case, unless wanted.
-Value sort_key(Interpreter& in, const Value& v, const Value* attribute, bool case_sensitive) {
-  const Value key = attribute && !attribute->is_none() ? by_path(in, v, *attribute) : v;
-  if (case_sensitive || !key.as_str()) return key;
-  return Value::str(unicode::lower(key.as_str()->text));
-}
 
 Value tojson(Interpreter& in, const Value& v, Args& args) {
   JsonStyle style;
@@ -114,6 +90,7 @@ enum class Keep { yes, no };
 // select, reject: by a test (truth without one); selectattr, rejectattr: of an attribute.
 template <Keep keep, bool of_attribute>
 Value choose(Interpreter& in, const Value& v, Args& args) {
+  if (!v.truth()) return Value::list({});  // whatever it is, as in the reference
   const size_t first = of_attribute ? 1 : 0;
   if (args.positional.size() < first) in.error("selectattr/rejectattr need an attribute");
   int which = -1;
@@ -138,6 +115,7 @@ Value choose(Interpreter& in, const Value& v, Args& args) {
 Value list(Interpreter& in, const Value& v, Args&) { return Value::list(in.iterate(v)); }
 
 Value map(Interpreter& in, const Value& v, Args& args) {
+  if (!v.truth()) return Value::list({});
   std::vector<Value> out;
   const Value* attribute = args.positional.empty() ? argument(args, 9, "attribute") : nullptr;
   const Value* absent = argument(args, 9, "default");
@@ -169,6 +147,7 @@ Value indent(Interpreter& in, const Value& v, Args& args) {
     if (n > 256) in.error("indent: the width must be at most 256");
     pad.text.assign(static_cast<size_t>(std::max<Int>(n, 0)), ' ');
   }
+  if (!v.as_str()) in.error(std::string("indent needs a string, not '") + v.type_name() + "'");
   const bool blank = flag(args, 2, "blank");
   Str text = in.to_string(v);
   text.text += '\n';  // the reference does this to keep a newline at the end
@@ -197,20 +176,6 @@ Value replace(Interpreter& in, const Value& v, Args& args) {
   if (!from || !to) in.error("replace needs what to replace and by what");
   const Int count = n && !n->is_none() ? in.integer(*n, "replace") : -1;
   return in.string(replaced(in, in.to_string(v), in.to_string(*from).text, in.to_string(*to), count));
-}
-
-Value unique(Interpreter& in, const Value& v, Args& args) {
-  const bool case_sensitive = flag(args, 0, "case_sensitive");
-  const Value* attribute = argument(args, 1, "attribute");
-  std::vector<Value> out, seen;
-  for (const Value& item : in.iterate(v)) {
-    const Value key = sort_key(in, item, attribute, case_sensitive);
-    in.spend(1 + seen.size() / 4);
-    if (std::any_of(seen.begin(), seen.end(), [&](const Value& s) { return equal(s, key); })) continue;
-    seen.push_back(key);
-    out.push_back(item);
-  }
-  return Value::list(std::move(out));
 }
 
 Value lower(Interpreter& in, const Value& v, Args&) {
@@ -267,39 +232,6 @@ Value escape(Interpreter& in, const Value& v, Args&) {
   return in.string(remade(s, std::move(out)));
 }
 
-void sort_by(Interpreter& in, std::vector<std::pair<Value, Value>>& keyed, bool reverse) {
-  in.spend(keyed.size() * 8);
-  std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
-    return reverse ? in.less(b.first, a.first) : in.less(a.first, b.first);
-  });
-}
-
-Value dictsort(Interpreter& in, const Value& v, Args& args) {
-  const Dict* d = v.as_dict();
-  if (!d) in.error("dictsort needs a mapping");
-  const Value* by = argument(args, 1, "by");
-  const bool by_value = by && by->as_str() && by->as_str()->text == "value";
-  std::vector<std::pair<Value, Value>> keyed;
-  for (const auto& [key, value] : d->items)
-    keyed.emplace_back(sort_key(in, by_value ? value : key, nullptr, flag(args, 0, "case_sensitive")),
-                       Value::list({key, value}, true));
-  sort_by(in, keyed, flag(args, 2, "reverse"));
-  std::vector<Value> out;
-  for (auto& [key, pair] : keyed) out.push_back(std::move(pair));
-  return Value::list(std::move(out));
-}
-
-Value sort(Interpreter& in, const Value& v, Args& args) {
-  const Value* attribute = argument(args, 2, "attribute");
-  std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& item : in.iterate(v))
-    keyed.emplace_back(sort_key(in, item, attribute, flag(args, 1, "case_sensitive")), item);
-  sort_by(in, keyed, flag(args, 0, "reverse"));
-  std::vector<Value> out;
-  for (auto& [key, item] : keyed) out.push_back(std::move(item));
-  return Value::list(std::move(out));
-}
-
 template <bool last>
 Value end_item(Interpreter& in, const Value& v, Args&) {
   const std::vector<Value> all = in.iterate(v);
@@ -354,27 +286,6 @@ Value to_float(Interpreter& in, const Value& v, Args& args) {
   return other ? *other : Value(0.0);
 }
 
-Value sum(Interpreter& in, const Value& v, Args& args) {
-  const Value* attribute = argument(args, 0, "attribute");
-  const Value* start = argument(args, 1, "start");
-  Value total = start ? *start : Value::integer(0);
-  for (const Value& item : in.iterate(v))
-    total = in.binary('+', total, attribute && !attribute->is_none() ? by_path(in, item, *attribute) : item);
-  return total;
-}
-
-template <bool largest>
-Value extreme(Interpreter& in, const Value& v, Args& args) {
-  const Value* attribute = argument(args, 1, "attribute");
-  const std::vector<Value> all = in.iterate(v);
-  if (all.empty()) return Value::undefined("No aggregated item, sequence was empty.");
-  size_t best = 0;
-  const auto key = [&](size_t i) { return sort_key(in, all[i], attribute, flag(args, 0, "case_sensitive")); };
-  for (size_t i = 1; i < all.size(); ++i)
-    if (largest ? in.less(key(best), key(i)) : in.less(key(i), key(best))) best = i;
-  return all[best];
-}
-
 Value attribute_filter(Interpreter& in, const Value& v, Args& args) {
   const Value* name = argument(args, 0, "name");
   if (!name || !name->as_str()) in.error("attr needs a name");
@@ -399,24 +310,24 @@ constexpr Entry kFilters[] = {{"tojson", tojson},
                               {"default", fallback},
                               {"d", fallback},
                               {"replace", replace},
-                              {"unique", unique},
+                              {"unique", filters::unique},
                               {"lower", lower},
                               {"upper", upper},
                               {"capitalize", capitalize},
                               {"title", title},
                               {"escape", escape},
                               {"e", escape},
-                              {"dictsort", dictsort},
-                              {"sort", sort},
+                              {"dictsort", filters::dictsort},
+                              {"sort", filters::sort},
                               {"first", end_item<false>},
                               {"last", end_item<true>},
                               {"reverse", reverse},
                               {"abs", absolute},
                               {"int", to_integer},
                               {"float", to_float},
-                              {"sum", sum},
-                              {"max", extreme<true>},
-                              {"min", extreme<false>},
+                              {"sum", filters::sum},
+                              {"max", filters::max},
+                              {"min", filters::min},
                               {"attr", attribute_filter}};
 
 }  // namespace

@@ -241,7 +241,7 @@ Value Interpreter::slice(const Value& object, const Value& from, const Value& to
     for (const size_t i : positions(*this, static_cast<Int>(all.size()), from, to, step)) append(out, all[i]);
     return string(std::move(out));
   }
-  return Value::undefined(std::string("'") + object.type_name() + " object' cannot be sliced");
+  error(std::string("'") + object.type_name() + "' object is not subscriptable");
 }
 
 }  // namespace qlora::jinja

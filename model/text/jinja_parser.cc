@@ -11,17 +11,6 @@ constexpr int kDepth = 250;    // of a tree, which chains of operators deepen to
 
 }  // namespace
 
-TemplateError::TemplateError(const std::string& name, int line, const std::string& message, bool raised)
-    : Error(Category::input,
-            [&] {
-              std::string one = cat(name, ": line ", line, ": ", message);
-              std::replace(one.begin(), one.end(), '\n', ' ');
-              return one;
-            }()),
-      line_(line),
-      message_(message),
-      raised_(raised) {}
-
 ExpressionParser::Nest::Nest(ExpressionParser& p) : p_(p) {
   if (++p.nesting_ > kNesting) p.bad("the template nests too deeply");
 }
@@ -33,20 +22,6 @@ void ExpressionParser::unexpected(const std::string& wanted) const {
       (t.kind == Tok::end ? "the end of the template"
        : tag_end          ? "the end of the tag"
                           : "'" + t.text + "'"));
-}
-
-void ExpressionParser::need_op(std::string_view op) {
-  if (!take_op(op)) unexpected("'" + std::string(op) + "'");
-}
-
-std::string ExpressionParser::need_name() {
-  if (!at(Tok::name)) unexpected("a name");
-  return tokens_[at_++].text;
-}
-
-void ExpressionParser::need(Tok kind, const char* what) {
-  if (!at(kind)) unexpected(what);
-  ++at_;
 }
 
 int ExpressionParser::intern(const std::string& name) {

@@ -28,9 +28,17 @@ class ExpressionParser {
   bool at_name(std::string_view name) const { return at(Tok::name) && now().text == name; }
   bool take_op(std::string_view op) { return at_op(op) && (++at_, true); }
   bool take_name(std::string_view name) { return at_name(name) && (++at_, true); }
-  void need_op(std::string_view op);
-  std::string need_name();
-  void need(Tok kind, const char* what);
+  void need_op(std::string_view op) {
+    if (!take_op(op)) unexpected("'" + std::string(op) + "'");
+  }
+  std::string need_name() {
+    if (!at(Tok::name)) unexpected("a name");
+    return tokens_[at_++].text;
+  }
+  void need(Tok kind, const char* what) {
+    if (!at(kind)) unexpected(what);
+    ++at_;
+  }
   int intern(const std::string& name);
 
   // Counts how deep the parser is, so that no template overruns the stack.

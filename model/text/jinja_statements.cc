@@ -1,5 +1,7 @@
 #include "model/text/jinja_parser.h"
 
+#include <algorithm>
+
 namespace qlora::jinja {
 namespace {
 
@@ -210,6 +212,17 @@ class StatementParser : public ExpressionParser {
 };
 
 }  // namespace
+
+TemplateError::TemplateError(const std::string& name, int line, const std::string& message, bool raised)
+    : Error(Category::input,
+            [&] {
+              std::string one = cat(name, ": line ", line, ": ", message);
+              std::replace(one.begin(), one.end(), '\n', ' ');
+              return one;
+            }()),
+      line_(line),
+      message_(message),
+      raised_(raised) {}
 
 Syntax parse(std::string_view source, const std::string& name) {
   return StatementParser(tokenize(source, name), name).run();
