@@ -31,9 +31,10 @@ class Checkpoint {
   virtual const ModelDesc& desc() const = 0;
   virtual const std::optional<StoredQuantization>& quantization() const = 0;
   virtual bool has(const std::string& tensor) const = 0;
-  // The stored bytes in place, as long as this object lives: valid for kernels if `in_place(tensor)`.
-  // q, k of a permuted GGUF are not (rows move); everything else is.
+  // Whether kernels can read the stored bytes where they lie: not q and k of a permuted GGUF (rows move), nor
+  // data that the file does not align.
   virtual bool in_place(const std::string& tensor) const = 0;
+  // Format, shape and the stored bytes, as long as this object lives; data is null without in_place(tensor).
   virtual WeightView view(const std::string& tensor) const = 0;
   // Rows [row, row+count) decoded to fp32 [count, cols]. A GGUF's blocks are decoded in fp32 and rounded to
   // bf16; everything else comes as stored. NaN or Inf is refused, naming tensor and element. Thread-safe.

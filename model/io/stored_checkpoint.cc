@@ -113,8 +113,9 @@ bool StoredCheckpoint::in_place(const std::string& tensor) const { return at(ten
 
 WeightView StoredCheckpoint::view(const std::string& tensor) const {
   const StoredTensor& t = at(tensor);
-  check(t.in_place, path_, ": tensor ", tensor, " cannot be used in place");
-  return t.view;
+  WeightView view = t.view;
+  if (!t.in_place) view.data = nullptr;
+  return view;
 }
 
 int64_t StoredCheckpoint::stored_index(const StoredTensor& t, int64_t index) {
