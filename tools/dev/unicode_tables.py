@@ -30,6 +30,10 @@ def python_space():
     return [c for c in CODES if chr(c).isspace()]
 
 
+def unprintable():
+    return [c for c in range(0x110000) if not chr(c).isprintable()]
+
+
 def ranges(codes):
     out = []
     for c in codes:
@@ -82,7 +86,8 @@ print("// Written by tools/dev/unicode_tables.py; not to be edited.")
 print('#include "model/text/unicode_tables.h"\n\nnamespace qlora::unicode {\n')
 print("// clang-format off")
 for name, codes in (("letters", matched(r"\p{L}")), ("numbers", matched(r"\p{N}")), ("digits", digits()),
-                    ("spaces", matched(r"\s")), ("words", word()), ("python_spaces", python_space())):
+                    ("spaces", matched(r"\s")), ("words", word()), ("python_spaces", python_space()),
+                    ("unprintables", unprintable())):
     table("CodeRange", name, [hexes(r) for r in ranges(codes)])
 cased("lower", str.lower)
 cased("upper", str.upper)
