@@ -39,7 +39,7 @@ int body(Options& options) {
     screen.progress({.what = "quantizing", .done = static_cast<int64_t>(share * 100), .total = 100});
   };
   write_model_folder(*base, out, spec);
-  text.tokenizer->save(out);
+  save_text(text, out);
   screen.finish();
 
   const uint64_t bytes = folder_bytes(out);

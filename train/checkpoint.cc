@@ -104,7 +104,8 @@ Json RunState::to_json() const {
           {"best_loss", optional_json(best_loss)},
           {"best_step", best_step},
           {"evals_without_gain", evals_without_gain},
-          {"stopped_early", stopped_early}};
+          {"stopped_early", stopped_early},
+          {"total_steps", total_steps}};
 }
 
 RunState RunState::from_json(const Json& j, const std::string& where) {
@@ -130,6 +131,7 @@ RunState RunState::from_json(const Json& j, const std::string& where) {
   s.best_loss = json_number(j, where, "best_loss");
   s.best_step = count("best_step");
   s.evals_without_gain = count("evals_without_gain");
+  s.total_steps = count("total_steps");
   s.stopped_early = json_bool(j, where, "stopped_early").value_or(false);
   return s;
 }

@@ -24,6 +24,7 @@ struct RunState {
   std::optional<double> best_loss;
   int64_t best_step = 0, evals_without_gain = 0;
   bool stopped_early = false;
+  int64_t total_steps = 0;  // of the schedule it was made under
 
   Json to_json() const;
   static RunState from_json(const Json& j, const std::string& where);

@@ -6,30 +6,10 @@
 
 #include "kernels/grad_norm/grad_norm.h"
 #include "memory/process.h"
+#include "train/largest_batch.h"
 
 namespace qlora {
 namespace {
-
-BatchLimits limits_of(const BatchMaxima& m) { return {m.tokens, m.documents, m.longest, m.loss_rows}; }
-
-// A batch that takes every maximum at once: no real one needs more of anything.
-struct LargestBatch {
-  explicit LargestBatch(const BatchMaxima& m)
-      : ids(static_cast<size_t>(m.tokens)),
-        places(ids.size()),
-        rows(static_cast<size_t>(m.loss_rows)),
-        offsets(static_cast<size_t>(m.documents) + 1) {
-    // One document of the longest length, the others share what is left.
-    for (size_t i = 1; i < offsets.size(); ++i)
-      offsets[i] = static_cast<int32_t>(
-          std::min(m.tokens, m.longest + (m.tokens - m.longest) * static_cast<int64_t>(i - 1) /
-                                             std::max<int64_t>(1, m.documents - 1)));
-  }
-  TokenBatch view() const { return {ids, ids, offsets, places, rows, rows}; }
-  std::vector<int32_t> ids;
-  std::vector<uint64_t> places;
-  std::vector<int32_t> rows, offsets;
-};
 
 std::string mib(size_t bytes) { return cat((bytes + (size_t{1} << 20) - 1) >> 20, " MiB"); }
 
@@ -173,11 +153,7 @@ void Engine::reserve() {
 
 void Engine::zero_grads() { std::memset(grads_.data(), 0, count() * sizeof(float)); }
 
-TokenBatch Engine::view(const Batch& b) {
-  targets_.clear();
-  for (int32_t row : b.loss_rows) targets_.push_back(b.targets[static_cast<size_t>(row)]);
-  return {b.ids, b.positions, b.cu_seqlens, b.places, b.loss_rows, targets_};
-}
+TokenBatch Engine::view(const Batch& b) { return token_batch(b, targets_); }
 
 LossSum Engine::train(const Batch& batch, const DropoutKey& dropout, float grad_scale) {
   Phase phase(*exec_, train_);

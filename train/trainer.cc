@@ -170,6 +170,7 @@ Trainer::End Trainer::run(const RunState& from) {
   if (eval_ != nullptr && state_.step == 0) evaluate(0, 0);
 
   const int64_t total = options_.schedule.total_steps;
+  state_.total_steps = total;
   while (state_.step < total && !state_.stopped_early) {
     const int64_t number = state_.step;
     step(number);

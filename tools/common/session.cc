@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "memory/file.h"
 #include "model/io/gguf_tokenizer.h"
 #include "model/text/chat.h"
 
@@ -79,6 +80,12 @@ TextTools open_text(const fs::path& path, const std::optional<std::string>& chat
   }
   if (chat_template) text.templates.named.emplace("default", find_chat_template(*chat_template));
   return text;
+}
+
+void save_text(const TextTools& text, const std::string& folder) {
+  text.tokenizer->save(folder);
+  if (text.templates.named.count("default") != 0)
+    write_file(folder + "/chat_template.jinja", text.templates.pick(false).source());
 }
 
 Numerics numerics_of(const Options& options) {

@@ -38,6 +38,9 @@ struct TextTools {
 // The tokenizer of a model folder, a folder with a tokenizer alone, or a GGUF.
 TextTools open_text(const std::filesystem::path& path, const std::optional<std::string>& chat_template);
 
+// The tokenizer's files and, where there is a template, chat_template.jinja.
+void save_text(const TextTools& text, const std::string& folder);
+
 Numerics numerics_of(const Options& options);
 
 // A PEFT folder's branches on a model.

@@ -1,0 +1,282 @@
+// qlora-train: trains adapters over a frozen, quantized base.
+#include <algorithm>
+#include <filesystem>
+
+#include "kernels/common/isa.h"
+#include "memory/file.h"
+#include "memory/process.h"
+#include "model/generate.h"
+#include "tools/common/format.h"
+#include "tools/common/main.h"
+#include "tools/common/signals.h"
+#include "tools/common/tables.h"
+#include "tools/common/threads.h"
+#include "tools/common/train_run.h"
+#include "train/output_folder.h"
+#include "train/report.h"
+
+using namespace qlora;
+using namespace qlora::tools;
+
+namespace {
+
+constexpr int64_t kSampleTokens = 96;
+constexpr size_t kSamples = 3;
+
+class Watcher : public TrainerEvents {
+ public:
+  explicit Watcher(Screen& screen) : screen_(screen) {}
+  void stepped(const TrainMetrics& m, int64_t total, double left) override {
+    screen_.progress({.done = m.step,
+                      .total = total,
+                      .loss = m.loss,
+                      .norm = m.grad_norm,
+                      .tokens_per_second = m.tokens_per_second,
+                      .seconds_left = left,
+                      .bytes = m.memory_bytes});
+  }
+  void evaluated(const EvalMetrics& m) override {
+    screen_.finish();
+    screen_.line(cat("step ", m.step, " | eval loss ", format_value(m.eval_loss), " | accuracy ",
+                     format_value(100 * m.eval_accuracy), "% of ", format_count(m.eval_tokens), " tokens"));
+  }
+  void saved(const std::string& folder) override { screen_.detail("saved " + folder); }
+  bool stop() override { return stop_signal() != 0; }
+
+ private:
+  Screen& screen_;
+};
+
+class TrainTool {
+ public:
+  explicit TrainTool(Options& options)
+      : options_(options), screen_(options), threads_(thread_count(options)) {}
+  int run();
+
+ private:
+  void open();
+  void show_plan();
+  RunState start();
+  void write_adapter(const std::string& folder) const;
+  void finish();
+  std::vector<ReportSample> samples();
+  Options& options_;
+  Screen screen_;
+  int threads_;
+  std::string out_;
+  Base base_;
+  TextTools text_;
+  std::shared_ptr<const Model> model_;
+  std::unique_ptr<ModelRowEncoder> encoder_;
+  std::optional<TrainData> data_;
+  std::optional<BatchPlan> plan_, eval_plan_;
+  Adapter adapter_;
+  std::unique_ptr<Engine> engine_;
+  std::optional<CheckpointStore> store_;
+  std::optional<Trainer> trainer_;
+  RunState state_;
+};
+
+void TrainTool::open() {
+  base_ = open_base(options_);
+  settle(options_, base_);
+  text_ = open_text(base_.source.path, options_.find<std::string>("chat-template"));
+  encoder_ = row_encoder(options_, text_, base_.checkpoint->desc().vocab);
+  data_ = read_train_data(options_, *encoder_, threads_);
+  for (const std::string& line : said(data_->train.counts)) screen_.line(line);
+  adapter_ = make_adapter(options_, base_, base_.checkpoint->desc());
+  model_ = load_base(base_, threads_);
+
+  const BatchOptions batches = batch_options(options_);
+  plan_.emplace(data_->train, batches);
+  EngineOptions engine = engine_options(options_, threads_);
+  engine.train = plan_->maxima();
+  if (data_->eval) {
+    BatchOptions held_out = batches;
+    held_out.shuffle = false;
+    held_out.accumulation = 1;
+    held_out.epochs = 1;
+    held_out.max_steps = 0;
+    eval_plan_.emplace(*data_->eval, held_out);
+    engine.eval = eval_plan_->maxima();
+  }
+  engine_ = std::make_unique<Engine>(model_, adapter_.layout, engine);
+}
+
+void TrainTool::show_plan() {
+  const ModelDesc& d = model_->desc();
+  int64_t parameters = d.vocab * d.dim * (d.tied ? 1 : 2);
+  for (int b = 0; b < model_->block_count(); ++b)
+    for (int k = 0; k < kLinears; ++k)
+      parameters +=
+          d.out_features(b, static_cast<LinearKind>(k)) * d.in_features(b, static_cast<LinearKind>(k));
+  const EnginePlan& plan = engine_->plan();
+  screen_.line(cat("model    ", base_.name, ": ", d.family, ", ", format_count(parameters), " parameters, ",
+                   model_->storage()));
+  screen_.line(cat("adapter  ", format_count(engine_->layout().size()), " trainable parameters, ",
+                   engine_->layout().modules().size(), " linears"));
+  screen_.line(cat("data     ", format_count(data_->train.size()), " rows",
+                   options_.get<bool>("packing") ? cat(", packed into ", format_count(plan_->rows())) : "",
+                   ", ", format_count(static_cast<int64_t>(plan_->tokens_per_step())), " tokens a step",
+                   data_->eval ? cat("; ", format_count(data_->eval->size()), " held out") : ""));
+  screen_.line(cat("steps    ", format_count(plan_->total_steps()), " (",
+                   format_count(plan_->steps_per_epoch()), " an epoch), ", threads_, " threads, ",
+                   name_of(active_isa())));
+  screen_.line(cat("memory   ", format_bytes(plan.total_bytes), " of ", format_bytes(plan.budget_bytes),
+                   ", activations ", plan.recompute ? "recomputed" : "stored"));
+  for (const EnginePlan::Row& row : plan.rows)
+    screen_.detail(cat("         ", row.name, ": ", format_bytes(row.bytes), " (", row.why, ")"));
+}
+
+void TrainTool::write_adapter(const std::string& folder) const {
+  save_adapter(folder, adapter_.config, engine_->layout(), engine_->params(),
+               model_card(options_, base_, *data_, trainer_ ? trainer_->state() : state_));
+  save_text(text_, folder);
+}
+
+// Step 0, or where a checkpoint stands.
+RunState TrainTool::start() {
+  engine_->reserve();
+  const auto read = [this](const std::string& folder, std::span<float> params) {
+    load_adapter(folder, engine_->layout(), params);
+  };
+  std::optional<CheckpointStore::Found> found;
+  if (const auto from = options_.find<std::string>("resume-from-checkpoint")) {
+    const auto say = [this](const std::string& line) { screen_.warning(line); };
+    found = *from == "last" ? store_->newest(say) : std::optional(CheckpointStore::open(*from));
+    if (!found) screen_.line(out_ + ": no checkpoint yet, starting at step 0");
+  }
+  if (!found) {
+    std::copy(adapter_.params.begin(), adapter_.params.end(), engine_->params().begin());
+    return {};
+  }
+  store_->load(*found, read, *engine_);
+  screen_.line(
+      cat("resuming from ", found->path, ", step ", found->state.step, " of ", plan_->total_steps()));
+  if (found->state.total_steps != plan_->total_steps())
+    screen_.line(cat("the schedule is now one of ", plan_->total_steps(),
+                     " steps; the checkpoint was made under one of ", found->state.total_steps));
+  return found->state;
+}
+
+// The first held-out rows answered by the base and by the adapter.
+std::vector<ReportSample> TrainTool::samples() {
+  std::vector<ReportSample> out;
+  if (!data_->eval_rows || text_.templates.empty()) return out;
+  const ReadOptions reading = read_options(options_, threads_);
+  const DatasetFormat format = format_of(*data_->eval_rows, reading);
+  if (format == DatasetFormat::text || format == DatasetFormat::tokens) return out;
+  std::vector<Generator::Request> requests;
+  int64_t longest = 0;
+  for (int64_t i = 0; i < std::min<int64_t>(kSamples, data_->eval_rows->size()); ++i) {
+    const Question q =
+        question_of(data_->eval_rows->row(i), format, reading.columns, *encoder_, data_->eval_rows->where(i));
+    longest = std::max(longest, static_cast<int64_t>(q.prompt.size()) + kSampleTokens);
+    requests.push_back({q.prompt, kSampleTokens});
+    out.push_back({text_.tokenizer->decode(q.prompt, true), q.wanted, "", ""});
+  }
+  const std::vector<int32_t> stops = stop_ids(model_->desc(), text_);
+  const auto answer = [&](const AdapterView& adapter, std::string ReportSample::*field) {
+    Generator generator(model_, numerics_of(options_), adapter, {static_cast<int>(requests.size()), longest},
+                        threads_);
+    const auto answers = generator.run(requests, {}, stops, 0);
+    for (size_t i = 0; i < answers.size(); ++i) out[i].*field = text_.tokenizer->decode(answers[i], true);
+  };
+  answer({}, &ReportSample::before);
+  answer(adapter_.view(), &ReportSample::after);
+  return out;
+}
+
+void TrainTool::finish() {
+  write_adapter(out_);
+  RunResult result;
+  fill_from(result, trainer_->metrics());
+  result.stopped_early = trainer_->state().stopped_early;
+  result.trainable_parameters = engine_->layout().size();
+  result.tokens = trainer_->state().tokens;
+  result.seconds = trainer_->state().seconds;
+  result.tokens_per_second = result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0;
+  result.memory_bytes = peak_resident_bytes();
+  result.base = base_.name;
+  result.data_sha256 = data_->rows.sha256();
+  if (data_->eval_rows) result.eval_data_sha256 = data_->eval_rows->sha256();
+  result.settings = options_.to_json();
+  const Json json = to_json(result);
+  write_file(out_ + "/result.json", json.dump(1) + "\n");
+
+  // The engine's arena makes room for the samples' caches: the peak stays the plan's.
+  adapter_.params.assign(engine_->params().begin(), engine_->params().end());
+  adapter_.layout = engine_->layout();
+  const auto reports = options_.get<std::vector<std::string>>("report-to");
+  const Metrics metrics = trainer_->metrics();
+  trainer_.reset();
+  engine_.reset();
+  if (std::find(reports.begin(), reports.end(), "html") != reports.end()) {
+    Report report;
+    report.title = "Training " + base_.name;
+    report.figures = {{"steps", format_count(result.steps)},
+                      {"tokens per second", format_value(result.tokens_per_second)},
+                      {"peak memory", format_bytes(result.memory_bytes)}};
+    if (result.last_eval) report.figures.emplace_back("eval loss", format_value(result.last_eval->eval_loss));
+    report.metrics = metrics;
+    report.samples = samples();
+    report.settings = result.settings;
+    write_file(out_ + "/report.html", render_report(report));
+  }
+  screen_.finish();
+  screen_.line(cat("adapter in ", out_, "; try it: qlora-generate --model ",
+                   options_.get<std::string>("model"), " --adapter ", out_,
+                   text_.templates.empty() ? " --raw --prompt \"...\"" : " --chat"));
+  if (options_.get<bool>("json")) print_json(json);
+}
+
+int TrainTool::run() {
+  refuse_unbuilt(options_);
+  out_ = options_.get<std::string>("output-dir");
+  const bool resume = options_.given("resume-from-checkpoint"),
+             overwrite = options_.get<bool>("overwrite-output-dir");
+  if (resume && overwrite)
+    fail(Category::usage, options_.origin("overwrite-output-dir"),
+         ": contradicts --resume-from-checkpoint; give one of them");
+  if (options_.get<bool>("dry-run")) {
+    open();
+    show_plan();
+    return 0;
+  }
+  PolledSignals signals;
+  const OutputFolder folder(out_, resume      ? OutputFolder::Use::resume
+                                  : overwrite ? OutputFolder::Use::overwrite
+                                              : OutputFolder::Use::fresh);
+  open();
+  show_plan();
+  const AdapterFiles files{[this](const std::string& to) { write_adapter(to); },
+                           [this](const std::string& from, std::span<float> params) {
+                             load_adapter(from, engine_->layout(), params);
+                           }};
+  store_.emplace(out_, identity_of(options_, base_, *data_), files.write);
+  state_ = start();
+  write_file(out_ + "/config.yaml", options_.to_yaml());
+  Watcher watcher(screen_);
+  trainer_.emplace(*engine_, *plan_, eval_plan_ ? &*eval_plan_ : nullptr, *store_, files,
+                   trainer_options(options_, plan_->total_steps()), watcher);
+  const Trainer::End end = trainer_->run(state_);
+  screen_.finish();
+  if (end == Trainer::End::interrupted) {
+    screen_.line(cat("stopped at step ", trainer_->state().step, " of ", plan_->total_steps(),
+                     "; go on with --resume-from-checkpoint last"));
+    return stop_exit_code();
+  }
+  if (end == Trainer::End::stopped_early)
+    screen_.line(cat("stopped early at step ", trainer_->state().step, ": no lower eval loss since step ",
+                     trainer_->state().best_step));
+  finish();
+  return 0;
+}
+
+int body(Options& options) { return TrainTool(options).run(); }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run_tool(argc, argv, train_table(), {[] { return std::string(name_of(active_isa())); }, ""}, body);
+}
