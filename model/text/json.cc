@@ -9,6 +9,7 @@ namespace qlora {
 
 OrderedJson parse_json(std::string_view text, const std::string& where) {
   constexpr int kDepth = 200;
+  constexpr size_t kKeys = 20'000;  // looking one up takes time linear in their number
   std::vector<std::set<std::string>> keys;
   using Event = OrderedJson::parse_event_t;
   const auto watch = [&](int depth, Event event, const OrderedJson& value) {
@@ -18,6 +19,8 @@ OrderedJson parse_json(std::string_view text, const std::string& where) {
     if (event == Event::object_end) keys.pop_back();
     if (event == Event::key && !keys.back().insert(value.get<std::string>()).second)
       fail(Category::input, where, ": key ", value.dump(), " comes twice; keep one of them");
+    if (!keys.empty() && keys.back().size() > kKeys)
+      fail(Category::input, where, ": an object with over ", kKeys, " keys; this is not such a file");
     return true;
   };
   try {

@@ -44,17 +44,17 @@ const Tokenizer& smollm2() {
 }
 
 GgufTokenizerData smollm2_gguf() {
-  const Json file = Json::parse(smollm2_json());
+  const auto file = nlohmann::json::parse(smollm2_json());  // looks keys up fast
   GgufTokenizerData data;
   data.path = "model.gguf";
   data.model = "gpt2";
   data.pre = "smollm";
-  const Json& vocabulary = file["model"]["vocab"];
+  const auto& vocabulary = file["model"]["vocab"];
   data.tokens.resize(vocabulary.size());
   data.token_type.assign(vocabulary.size(), 1);
   for (const auto& [text, id] : vocabulary.items()) data.tokens[id.get<size_t>()] = text;
-  for (const Json& token : file["added_tokens"]) data.token_type[token["id"].get<size_t>()] = 3;
-  for (const Json& merge : file["model"]["merges"])
+  for (const auto& token : file["added_tokens"]) data.token_type[token["id"].get<size_t>()] = 3;
+  for (const auto& merge : file["model"]["merges"])
     data.merges.push_back(merge[0].get<std::string>() + " " + merge[1].get<std::string>());
   data.bos_id = 1, data.eos_id = 2, data.unk_id = 0, data.pad_id = 2;
   return data;
