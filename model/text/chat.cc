@@ -200,6 +200,11 @@ EncodedChat ChatEncoder::encode(const Conversation& chat) const {
     out.loss.push_back(std::any_of(ranges.begin(), ranges.end(),
                                    [&](const ByteRange& r) { return t.begin < r.end && t.end > r.begin; }));
   }
+  const auto last = std::find(out.loss.rbegin(), out.loss.rend(), 1);
+  if (options_.drop_tail && last != out.loss.rend()) {
+    out.loss.erase(last.base(), out.loss.end());
+    out.ids.resize(out.loss.size());
+  }
   return out;
 }
 

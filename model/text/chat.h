@@ -24,6 +24,9 @@ struct ChatOptions {
   // Special tokens written in messages, tools or documents are encoded as text; only those of the template
   // are special. Off: the whole text is parsed, as transformers does.
   bool content_as_text = true;
+  // Leaves out the tokens behind the last one that is learned (the newline after ChatML's last turn): no loss
+  // or gradient depends on them. Rows where nothing is learned stay whole.
+  bool drop_tail = false;
   std::optional<std::tm> now;  // strftime_now
 };
 

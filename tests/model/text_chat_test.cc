@@ -145,6 +145,12 @@ TEST(TextChat, RowsAreThePromptAndTheAnswer) {
   const EncodedChat out = chat.encode(c);
   EXPECT_EQ(out.ids, want);
   EXPECT_EQ(out.loss, loss);
+  ChatOptions cut;
+  cut.drop_tail = true;
+  want.pop_back(), loss.pop_back();
+  const EncodedChat shorter = encoder("smollm2", cut).encode(c);
+  EXPECT_EQ(shorter.ids, want);
+  EXPECT_EQ(shorter.loss, loss);
 }
 
 TEST(TextChat, SpecialTokensOfUsersAreText) {
