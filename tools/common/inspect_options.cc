@@ -36,7 +36,7 @@ Table make_inspect_table() {
       {.name = "special",
        .kind = Kind::toggle,
        .fallback = "true",
-       .help = "special tokens in the text count as such, and the tokenizer adds its own",
+       .help = "with the tokens that the tokenizer puts around a text (BOS, EOS)",
        .group = "Text",
        .aliases = {{"add_special_tokens"}}},
       {.name = "detokenize",
@@ -58,7 +58,7 @@ Table make_inspect_table() {
       {.name = "now",
        .shown = "the clock",
        .value = "TIME",
-       .help = "the template's clock",
+       .help = "the template's clock, as 2025-03-09 14:05:06",
        .group = "Template"},
       {.name = "render",
        .shown = "none",
@@ -72,7 +72,9 @@ Table make_inspect_table() {
        .group = "Template",
        .min = 0},
   };
-  for (Option& option : row_options()) table.options.push_back(std::move(option));
+  for (Option& option : row_options())
+    if (option.name != "max-seq-length" && option.name != "overlong")  // a row is shown whole
+      table.options.push_back(std::move(option));
   for (Option& option : everywhere_options()) table.options.push_back(std::move(option));
   table.refusals = peer_refusals();
   return table;
