@@ -139,6 +139,8 @@ void decode_row(const WeightView& w, int64_t row, int64_t col, int64_t count, fl
   decode_unscaled(w, row, col, count, out);
   if (w.scale != 1.0f)
     for (int64_t i = 0; i < count; ++i) out[i] *= w.scale;
+  if (is_gguf(w.format))
+    for (int64_t i = 0; i < count; ++i) out[i] = round_to(DType::bf16, out[i]);
 }
 
 }  // namespace qlora

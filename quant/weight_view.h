@@ -9,6 +9,9 @@ namespace qlora {
 // How the elements of a weight are stored.
 enum class Format : uint8_t { f32, f16, bf16, nf4, fp4, int8, q4_0, q4_1, q8_0 };
 
+// GGUF blocks stand for bf16 weights: what is decoded (in fp32) is rounded to bf16, in every compute type.
+inline bool is_gguf(Format f) { return f == Format::q4_0 || f == Format::q4_1 || f == Format::q8_0; }
+
 // A weight matrix [rows, cols] = [out_features, in_features], row-major, that somebody else owns (often a
 // mapped file). Blocks of nf4 and fp4 run along the flattened matrix and may straddle rows; those of GGUF
 // never do.
@@ -30,7 +33,7 @@ struct WeightView {
   const float* code_map = nullptr;  // fp32 [256], the signed dynamic map
   float nested_offset = 0;
   float scale =
-      1;  // multiplies every decoded element (LoRA's alpha / r); decoded * scale is then rounded once
+      1;  // multiplies every decoded element (LoRA's alpha / r); decoded * scale is rounded once, if at all
 
   explicit operator bool() const { return data != nullptr; }
   int64_t elements() const { return rows * cols; }

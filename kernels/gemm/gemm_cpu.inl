@@ -123,7 +123,7 @@ inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWork
   const int64_t packed_rows = part.cols <= kTileCols ? 2 * kTileRows * kTileVecs : part.rows;
   bool first = true;
   for (const GemmTerm& t : call.terms) {
-    const bool to_bf16 = t.x.dtype == DType::bf16;
+    const bool to_bf16 = t.x.dtype == DType::bf16 || is_gguf(t.w.format);
     for (int64_t k = 0; k < t.x.cols; k += kBlockK) {
       const int64_t count = t.x.cols - k < kBlockK ? t.x.cols - k : kBlockK;
       for (int64_t r = 0; r < part.rows; r += packed_rows) {

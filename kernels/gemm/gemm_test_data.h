@@ -10,7 +10,6 @@ namespace qlora {
 
 // Operands for the products' tests and benchmark: random, owned, with rows wider than the view.
 
-inline bool is_gguf(Format f) { return f == Format::q4_0 || f == Format::q4_1 || f == Format::q8_0; }
 
 class TestMatrix {
  public:
