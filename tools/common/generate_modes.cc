@@ -75,7 +75,8 @@ std::vector<int32_t> encode_messages(const ChatEncoder& encoder, const OrderedJs
   return encoder.encode_prompt(Conversation::from_json(messages, "the conversation"));
 }
 
-OrderedJson result_of(const NamedAdapter& adapter, const Answer& answer, size_t prompt_tokens, double seconds) {
+OrderedJson result_of(const NamedAdapter& adapter, const Answer& answer, size_t prompt_tokens,
+                      double seconds) {
   return {{"adapter", adapter.name},
           {"text", answer.text},
           {"tokens", answer.tokens},
@@ -90,32 +91,6 @@ void print_heading(const GenerateSession& s, const NamedAdapter& adapter) {
 }
 
 }  // namespace
-
-void check_mode(const Options& options) {
-  const bool prompt = options.given("prompt"), chat = options.get<bool>("chat"),
-             dataset = options.given("dataset");
-  if (prompt + chat + dataset != 1)
-    fail(Category::usage, prompt + chat + dataset == 0 ? "nothing to answer" : "too much to answer",
-         "; give one of --prompt TEXT, --chat and --dataset DATA");
-  const auto refuse = [&](const char* option, const char* why) {
-    if (options.given(option)) fail(Category::usage, options.origin(option), " ", why);
-  };
-  if (!dataset) {
-    refuse("output", "is for the completions of --dataset; redirect stdout instead");
-    refuse("columns", "is for --dataset; leave it out");
-  }
-  if (dataset) refuse("system", "is for --prompt and --chat; the rows of --dataset bring their own");
-  if (options.get<bool>("raw")) {
-    refuse("system", "needs the chat template, which --raw leaves out; drop one of them");
-    refuse("chat-template", "and --raw contradict each other; drop one of them");
-    if (chat) fail(Category::usage, "--chat needs the chat template, which --raw leaves out; drop --raw");
-    if (dataset)
-      fail(Category::usage,
-           "--raw is for --prompt; rows of prompt-completion strings go without a template anyway");
-  }
-  if (chat && options.get<bool>("json"))
-    fail(Category::usage, "--json is one result and --chat a conversation; use --prompt, or --dataset");
-}
 
 int generate_prompt(GenerateSession& s) {
   const std::string text = prompt_text(s.options);

@@ -28,6 +28,9 @@ struct GenerateSession {
 // Category::usage for options that do not go together; before anything is opened.
 void check_mode(const Options& options);
 
+// The program: checks, opens, answers.
+int generate(Options& options);
+
 int generate_prompt(GenerateSession& s);   // --prompt
 int generate_chat(GenerateSession& s);     // --chat
 int generate_dataset(GenerateSession& s);  // --dataset
