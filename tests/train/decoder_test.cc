@@ -1,0 +1,164 @@
+// The training pass as a whole on a tiny Llama: dropout's gradient is the slope of the loss, and nothing but
+// time and memory hangs on what is kept, on tiles, on batching or on threads.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "llama_fixture.h"
+#include "tests/support/run_op.h"
+#include "train/largest_batch.h"
+
+namespace qlora::testing {
+namespace {
+
+constexpr DropoutKey kDropout{17, 5, 0, .3f};
+constexpr const char* kDocs = "models/llama/docs.jsonl";
+
+struct Passed {
+  LossSum sum;
+  std::vector<float> grads;
+};
+
+class DecoderTest : public ::testing::Test {
+ protected:
+  Passed pass(const Batch& b, const DropoutKey& dropout, const std::vector<float>& params, double scale,
+              const SavePolicy& policy = {}, int threads = 2) const {
+    Decoder decoder(model, numerics, limits_of(maxima_of({&b, 1})));
+    const std::vector<SavePolicy> policies(static_cast<size_t>(model->block_count()), policy);
+    std::vector<int32_t> targets;
+    Passed out;
+    out.grads.resize(params.size());
+    run_planned(threads, [&](Exec& e) {
+      out.sum = decoder.train(e, token_batch(b, targets), {&adapter.layout, params.data(), out.grads.data()},
+                              policies, dropout, static_cast<float>(scale));
+    });
+    return out;
+  }
+  Passed pass(const Batch& b, const DropoutKey& dropout, double scale = 1, const SavePolicy& policy = {},
+              int threads = 2) const {
+    return pass(b, dropout, adapter.params, scale, policy, threads);
+  }
+
+  std::shared_ptr<const Model> model = load_golden("llama");
+  GoldenAdapter adapter{model->desc(), "llama/adapter"};
+  Numerics numerics{DType::f32, DType::f32};
+};
+
+// The A's of one kind of linear, and its B's, along their own gradient: the loss must rise as steeply as the
+// gradient is long. The slope's error: the curvature, seen where twice the way gives another slope (3 times
+// the nearer one's error), and the loss's own 2e-6 (llama_test.cc) over the way.
+TEST_F(DecoderTest, DropoutGradientIsTheSlopeOfTheLoss) {
+  const Batch b = batch_of(kDocs, {0, 1, 2});
+  const double scale = 1.0 / static_cast<double>(b.loss_rows.size());
+  const Passed here = pass(b, kDropout, scale);
+  for (int kind = 0; kind < kLinears; ++kind)
+    for (bool a : {true, false}) {
+      std::vector<float> direction(here.grads.size());
+      for (const LoraModule& m : adapter.layout.modules())
+        if (m.kind == static_cast<LinearKind>(kind)) {
+          const int64_t first = a ? m.a : m.b, count = m.rank * (a ? m.in : m.out);
+          std::copy_n(here.grads.begin() + first, count, direction.begin() + first);
+        }
+      double length = 0;
+      for (float g : direction) length += static_cast<double>(g) * g;
+      length = std::sqrt(length);
+      const auto loss_at = [&](double step) {
+        std::vector<float> params = adapter.params;
+        for (size_t i = 0; i < params.size(); ++i)
+          params[i] += static_cast<float>(step * direction[i] / length);
+        return pass(b, kDropout, params, scale, {}, 1).sum.loss * scale;
+      };
+      const double way = .04;
+      const double near = (loss_at(way) - loss_at(-way)) / (2 * way),
+                   far = (loss_at(2 * way) - loss_at(-2 * way)) / (4 * way),
+                   error = std::abs(far - near) + 2 * 2e-6 * here.sum.loss * scale / way;
+      EXPECT_NEAR(length, near, error) << linear_name(0, static_cast<LinearKind>(kind)) << (a ? " A" : " B");
+      EXPECT_GT(length, 10 * error) << "proves too little";
+    }
+}
+
+// A token's mask is a function of its place: documents alone or together, the same loss to the bit.
+TEST_F(DecoderTest, DropoutIsTheSameUnderAnyBatching) {
+  const double together = pass(batch_of(kDocs, {2, 0, 1}), kDropout).sum.loss;
+  double alone = 0;
+  for (size_t row : {2, 0, 1}) alone += pass(batch_of(kDocs, {row}), kDropout).sum.loss;
+  EXPECT_DOUBLE_EQ(together, alone);
+  const Batch b = batch_of(kDocs, {2, 0, 1});
+  DropoutKey other = kDropout;
+  other.step = 6;
+  EXPECT_NE(pass(b, other).sum.loss, together);
+  other = kDropout, other.seed = 18;
+  EXPECT_NE(pass(b, other).sum.loss, together);
+  EXPECT_NE(pass(b, {}).sum.loss, together);
+}
+
+// Any subset of the saved fields, with dropout: the bits of keeping everything.
+TEST_F(DecoderTest, AnyPolicyGivesTheSameBits) {
+  const Batch b = batch_of(kDocs, {0, 1, 2});
+  for (const DropoutKey& dropout : {DropoutKey{}, kDropout}) {
+    const Passed kept = pass(b, dropout);
+    for (int bits = 0; bits < 15; ++bits) {
+      const SavePolicy policy{(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0};
+      const Passed again = pass(b, dropout, 1, policy);
+      EXPECT_EQ(again.sum.loss, kept.sum.loss) << bits;
+      EXPECT_EQ(again.grads, kept.grads) << bits;
+    }
+  }
+}
+
+TEST_F(DecoderTest, ThreadsDoNotChangeBits) {
+  const Batch b = batch_of(kDocs, {0, 1, 2});
+  const Passed two = pass(b, kDropout);
+  for (int threads : {1, 3}) EXPECT_EQ(pass(b, kDropout, 1, {}, threads).grads, two.grads) << threads;
+}
+
+// More rows than a tile of the blocks (512) and than a chunk of the loss (256): twelve copies of the same
+// documents are twelve times the loss and the gradient of one. Gradients: two results, each within the bound
+// that LlamaTest grounds for this model.
+TEST_F(DecoderTest, TilesAndChunksAddUp) {
+  const Batch one = batch_of(kDocs, {0, 1, 2});
+  std::vector<size_t> rows;
+  for (int i = 0; i < 12; ++i) rows.insert(rows.end(), {0, 1, 2});
+  const Batch many = batch_of(kDocs, rows);
+  ASSERT_GT(many.tokens(), 512);
+  ASSERT_GT(many.loss_rows.size(), 256u);
+  for (const SavePolicy& policy : {SavePolicy{}, SavePolicy{false, false, false, false}}) {
+    const Passed single = pass(one, kDropout, 1, policy), all = pass(many, kDropout, 1, policy);
+    EXPECT_NEAR(all.sum.loss / (12 * single.sum.loss), 1, 1e-12);
+    EXPECT_EQ(all.sum.tokens, 12 * single.sum.tokens);
+    EXPECT_EQ(all.sum.hits, 12 * single.sum.hits);
+    for (const LoraModule& m : adapter.layout.modules())
+      for (bool a : {true, false}) {
+        std::vector<double> want = part(single.grads, m, a);
+        for (double& v : want) v *= 12;
+        EXPECT_LE(worst(part(all.grads, m, a), want), 2 * 8 * 5.2e-6) << peft_key(m, a);
+      }
+  }
+}
+
+// Gradients are added to what is there, and scale with the factor of the loss.
+TEST_F(DecoderTest, GradientsAddUpAndScale) {
+  const Batch b = batch_of(kDocs, {0, 1, 2});
+  const auto engine_grads = [&](int passes, float scale) {
+    EngineOptions options;
+    options.numerics = numerics;
+    options.threads = 2;
+    options.train = maxima_of({&b, 1});
+    Engine engine(model, adapter.layout, options);
+    engine.reserve();
+    std::copy(adapter.params.begin(), adapter.params.end(), engine.params().begin());
+    engine.zero_grads();
+    for (int i = 0; i < passes; ++i) engine.train(b, {}, scale);
+    return std::vector<double>(engine.grads().begin(), engine.grads().end());
+  };
+  const std::vector<double> once = engine_grads(1, 1), twice = engine_grads(2, 1),
+                            half = engine_grads(1, .5f);
+  std::vector<double> doubled = once, halved = once;
+  for (double& v : doubled) v *= 2;
+  for (double& v : halved) v *= .5;
+  EXPECT_EQ(half, halved);  // powers of two are exact all the way
+  EXPECT_EQ(twice, doubled);
+}
+
+}  // namespace
+}  // namespace qlora::testing
