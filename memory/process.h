@@ -10,7 +10,7 @@ struct ResidentSet {
 };
 ResidentSet resident_set();
 
-// The largest resident set so far, in bytes (getrusage).
+// The largest resident set so far, in bytes (VmHWM; 0 where there is no /proc).
 size_t peak_resident_bytes();
 
 // What a process may still take: free memory now, never above what the cgroup's limit leaves (v2 and v1).
