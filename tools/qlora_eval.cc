@@ -26,10 +26,10 @@ struct Run {
   Screen screen{options};
   int threads = thread_count(options);
   Base base = open_base(options);
-  TextTools text = open_text(base.source.path, options.find<std::string>("chat-template"));
+  TextTools text = open_text_if_any(base.source.path, options.find<std::string>("chat-template"));
   std::shared_ptr<const Model> model = load_base(base, threads);
   Adapter adapter = open_adapter(options.find<std::string>("adapter"), model->desc());
-  std::unique_ptr<ModelRowEncoder> encoder = row_encoder(options, text, model->desc().vocab);
+  std::unique_ptr<RowEncoder> encoder = row_encoder(options, text, model->desc().vocab);
   ReadOptions reading = read_options(options, threads);
   DataRows rows = open_rows(options, single_dataset(options, "dataset"));
 };

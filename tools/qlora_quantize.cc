@@ -30,7 +30,7 @@ int body(Options& options) {
     fail(Category::usage, out,
          ": holds a model already; replace it with --overwrite-output-dir, or give another --output-dir");
   const std::unique_ptr<Checkpoint> base = Checkpoint::open(source.path.string());
-  const TextTools text = open_text(source.path, std::nullopt);
+  const TextTools text = open_text_if_any(source.path, std::nullopt);
 
   FolderSpec spec;
   spec.quantize = quantization_of(options, options.get<std::string>("bits"));

@@ -67,7 +67,7 @@ class TrainTool {
   Base base_;
   TextTools text_;
   std::shared_ptr<const Model> model_;
-  std::unique_ptr<ModelRowEncoder> encoder_;
+  std::unique_ptr<RowEncoder> encoder_;
   std::optional<TrainData> data_;
   std::optional<BatchPlan> plan_, eval_plan_;
   Adapter adapter_;
@@ -80,7 +80,7 @@ class TrainTool {
 void TrainTool::open() {
   base_ = open_base(options_);
   settle(options_, base_);
-  text_ = open_text(base_.source.path, options_.find<std::string>("chat-template"));
+  text_ = open_text_if_any(base_.source.path, options_.find<std::string>("chat-template"));
   encoder_ = row_encoder(options_, text_, base_.checkpoint->desc().vocab);
   data_ = read_train_data(options_, *encoder_, threads_);
   for (const std::string& line : said(data_->train.counts)) screen_.line(line);
@@ -150,7 +150,7 @@ RunState TrainTool::start() {
     std::copy(adapter_.params.begin(), adapter_.params.end(), engine_->params().begin());
     return {};
   }
-  store_->load(*found, read, *engine_);
+  store_->load(*found, plan_->total_steps(), read, *engine_);
   screen_.line(
       cat("resuming from ", found->path, ", step ", found->state.step, " of ", plan_->total_steps()));
   if (found->state.total_steps != plan_->total_steps())
@@ -162,7 +162,7 @@ RunState TrainTool::start() {
 // The first held-out rows answered by the base and by the adapter.
 std::vector<ReportSample> TrainTool::samples() {
   std::vector<ReportSample> out;
-  if (!data_->eval_rows || text_.templates.empty()) return out;
+  if (!data_->eval_rows || !text_.tokenizer || text_.templates.empty()) return out;
   const ReadOptions reading = read_options(options_, threads_);
   const DatasetFormat format = format_of(*data_->eval_rows, reading);
   if (format == DatasetFormat::text || format == DatasetFormat::tokens) return out;
@@ -249,6 +249,7 @@ int TrainTool::run() {
                                               : OutputFolder::Use::fresh);
   open();
   show_plan();
+  folder.clear();
   const AdapterFiles files{[this](const std::string& to) { write_adapter(to); },
                            [this](const std::string& from, std::span<float> params) {
                              load_adapter(from, engine_->layout(), params);

@@ -175,26 +175,19 @@ std::vector<std::pair<int64_t, std::string>> CheckpointStore::list() const {
   return found;
 }
 
-void CheckpointStore::prune(int64_t keep) const {
+void CheckpointStore::prune(int64_t keep, int64_t step) const {
   const auto all = list();
-  if (keep <= 0) return;
+  const auto current = std::count_if(all.begin(), all.end(), [&](const auto& c) { return c.first <= step; });
   io(folder_, [&] {
-    for (size_t i = 0; i + static_cast<size_t>(keep) < all.size(); ++i) {
+    for (size_t i = 0; i < all.size(); ++i) {
+      const bool old = keep > 0 && static_cast<int64_t>(i) + keep < current;
+      if (!old && all[i].first <= step) continue;
       // Renamed first: a crash half way through the deletion leaves no broken folder of the final name.
       const std::string doomed = folder_ + "/" + kPartial + std::to_string(all[i].first) + ".old";
+      fs::remove_all(doomed);
       fs::rename(all[i].second, doomed);
       fs::remove_all(doomed);
     }
-  });
-}
-
-void CheckpointStore::clear_partial() const {
-  io(folder_, [&] {
-    if (!fs::exists(folder_)) return;
-    std::vector<fs::path> doomed;
-    for (const auto& entry : fs::directory_iterator(folder_))
-      if (entry.path().filename().string().rfind(kPartial, 0) == 0) doomed.push_back(entry.path());
-    for (const fs::path& p : doomed) fs::remove_all(p);
   });
 }
 
@@ -219,17 +212,27 @@ std::optional<CheckpointStore::Found> CheckpointStore::newest(
 }
 
 void CheckpointStore::load(
-    const Found& found, const std::function<void(const std::string& folder, std::span<float>)>& read_adapter,
+    const Found& found, int64_t total_steps,
+    const std::function<void(const std::string& folder, std::span<float>)>& read_adapter,
     Engine& engine) const {
   const std::string where = found.path + "/" + kStateFile;
   const Json j = read_json(where);
+  if (!j.contains("identity") || !j["identity"].is_object())
+    fail(Category::input, where, ": not a checkpoint's state");
+  const auto differs = [&](const std::string& name, const std::string& former, const std::string& now) {
+    fail(Category::usage, found.path, ": was made with ", name, " ", former, ", this run has ", now,
+         "; give the former value, or start anew with --overwrite-output-dir");
+  };
   for (const auto& [name, value] : identity_) {
-    const std::optional<std::string> former =
-        j.contains("identity") ? json_string(j["identity"], where, name.c_str()) : std::nullopt;
-    if (former != value)
-      fail(Category::usage, found.path, ": was made with ", name, " ", former.value_or("(none)"),
-           ", this run has ", value, "; give the former value, or start anew with --overwrite-output-dir");
+    const std::optional<std::string> former = json_string(j["identity"], where, name.c_str());
+    if (former != value) differs(name, former.value_or("(none)"), value);
   }
+  for (const auto& [name, value] : j["identity"].items())
+    if (std::none_of(identity_.begin(), identity_.end(), [&](const auto& now) { return now.first == name; }))
+      differs(name, value.is_string() ? value.get<std::string>() : value.dump(), "(none)");
+  if (total_steps < found.state.total_steps)
+    fail(Category::usage, found.path, ": was made with ", found.state.total_steps, " steps, this run has ",
+         total_steps, "; a resumed run may have more steps, not fewer");
   read_adapter(found.path, engine.params());
   const SafetensorsFile moments(found.path + "/" + kOptimizerFile);
   read_moment(moments, "moment1", engine.moment1());

@@ -48,10 +48,9 @@ class CheckpointStore {
 
   // Category::io when the system fails: former checkpoints stay as they were.
   void save(const RunState& state, Engine& engine) const;
-  // Deletes all but the newest `keep` (0: keeps all).
-  void prune(int64_t keep) const;
-  // Deletes what an interrupted save left.
-  void clear_partial() const;
+  // After save() of `step`: deletes all but the newest `keep` up to it (0: keeps them all), and those of
+  // later steps, which a run that went back, or passed over broken ones, has left behind.
+  void prune(int64_t keep, int64_t step) const;
 
   struct Found {
     std::string path;
@@ -63,8 +62,8 @@ class CheckpointStore {
   // Category::input when `path` is no whole checkpoint.
   static Found open(const std::string& path);
   // Moments and parameters into the engine. Category::usage, with both values, when the run's identity
-  // differs from the checkpoint's.
-  void load(const Found& found,
+  // differs from the checkpoint's or the run has fewer steps.
+  void load(const Found& found, int64_t total_steps,
             const std::function<void(const std::string& folder, std::span<float>)>& read_adapter,
             Engine& engine) const;
 

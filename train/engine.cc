@@ -149,6 +149,7 @@ void Engine::reserve() {
   exec_ = std::make_unique<Exec>(Device{DeviceKind::cpu, 0}, options_.threads, arena_.data());
   Phase phase(*exec_, state_);
   allocate_state(*exec_);
+  targets_.reserve(static_cast<size_t>(std::max(options_.train.loss_rows, options_.eval.loss_rows)));
 }
 
 void Engine::zero_grads() { std::memset(grads_.data(), 0, count() * sizeof(float)); }

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,6 +17,8 @@ namespace qlora {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr const char* kLock = ".lock";
+
 bool starts_with(const std::string& s, const char* prefix) { return s.rfind(prefix, 0) == 0; }
 
 // Results that a run may leave behind, besides checkpoints.
@@ -28,41 +31,65 @@ bool is_result(const std::string& name) {
 bool is_run(const std::string& name) {
   return starts_with(name, "checkpoint-") || name == "adapter_model.safetensors";
 }
+// What a killed run was writing: checkpoints (.partial-N), best/ and single files (.NAME.partial-PID-COUNT).
 bool is_leftover(const std::string& name) {
-  return starts_with(name, ".partial-") || starts_with(name, ".best.");
+  return starts_with(name, ".") &&
+         (name.find(".partial-") != std::string::npos || starts_with(name, ".best."));
+}
+
+std::vector<std::string> names_in(const std::string& path) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(path)) names.push_back(entry.path().filename().string());
+  return names;
 }
 
 }  // namespace
 
-OutputFolder::OutputFolder(const std::string& path, Use use) : path_(path) {
+OutputFolder::OutputFolder(const std::string& path, Use use) : path_(path), use_(use) {
   try {
     if (fs::exists(path) && !fs::is_directory(path))
       fail(Category::usage, path, ": is a file; give a folder as --output-dir");
-    fs::create_directories(path);
+    made_ = fs::create_directories(path);
     lock();
-    std::vector<std::string> names;
-    for (const auto& entry : fs::directory_iterator(path)) names.push_back(entry.path().filename().string());
-    const bool holds_run = std::any_of(names.begin(), names.end(), is_run);
-    if (holds_run && use == Use::fresh)
+    const std::vector<std::string> names = names_in(path);
+    if (use == Use::fresh && std::any_of(names.begin(), names.end(), is_run)) {
+      close(fd_);
       fail(Category::usage, path,
            ": holds a run already; go on with it (--resume-from-checkpoint last), replace it "
            "(--overwrite-output-dir) or give another --output-dir");
-    // Without a checkpoint, metrics are those of a run that died before its first: its results go as well.
-    const bool died = !holds_run && std::find(names.begin(), names.end(), "metrics.jsonl") != names.end();
-    for (const std::string& name : names)
-      if (is_leftover(name) || ((died || use == Use::overwrite) && (is_run(name) || is_result(name))))
-        fs::remove_all(fs::path(path) / name);
+    }
   } catch (const fs::filesystem_error& e) {
     fail(Category::io, path, ": ", e.code().message());
   }
 }
 
+void OutputFolder::clear() const {
+  try {
+    const std::vector<std::string> names = names_in(path_);
+    // Without a checkpoint, metrics are those of a run that died before its first: its results go as well.
+    const bool died = std::none_of(names.begin(), names.end(), is_run) &&
+                      std::find(names.begin(), names.end(), "metrics.jsonl") != names.end();
+    for (const std::string& name : names)
+      if (is_leftover(name) || ((died || use_ == Use::overwrite) && (is_run(name) || is_result(name))))
+        fs::remove_all(fs::path(path_) / name);
+  } catch (const fs::filesystem_error& e) {
+    fail(Category::io, path_, ": ", e.code().message());
+  }
+}
+
 void OutputFolder::lock() {
-  const std::string file = path_ + "/.lock";
+  const std::string file = path_ + "/" + kLock;
   fd_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
   if (fd_ < 0) fail(Category::io, file, ": ", std::strerror(errno));
-  if (flock(fd_, LOCK_EX | LOCK_NB) == 0) return;
-  const int reason = errno;
+  int reason = 0;
+  if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
+    reason = errno;
+  } else {
+    // Whoever held it may have removed file and folder meanwhile: the lock counts on the file of this name.
+    struct stat named = {}, held = {};
+    if (stat(file.c_str(), &named) == 0 && fstat(fd_, &held) == 0 && named.st_ino == held.st_ino) return;
+    reason = EWOULDBLOCK;
+  }
   close(fd_);
   fd_ = -1;
   if (reason == EWOULDBLOCK)
@@ -72,7 +99,15 @@ void OutputFolder::lock() {
 }
 
 OutputFolder::~OutputFolder() {
-  if (fd_ >= 0) close(fd_);  // the file stays: removing it would let two processes lock two files of one name
+  if (fd_ < 0) return;
+  std::error_code ignored;
+  if (made_) {
+    // Made for a run that wrote nothing, it goes again; one that holds more does not go without its lock.
+    size_t entries = 0;
+    for (fs::directory_iterator it(path_, ignored), end; it != end; it.increment(ignored)) ++entries;
+    if (entries == 1 && fs::remove(path_ + "/" + kLock, ignored)) fs::remove(path_, ignored);
+  }
+  close(fd_);
 }
 
 }  // namespace qlora

@@ -14,7 +14,11 @@ class OutputFolder {
   // Makes the folder when absent. Category::usage, naming the remedies, when it is in use by another process
   // or holds a run and `use` is fresh; Category::io when the system fails.
   OutputFolder(const std::string& path, Use use);
+  // A folder that it made and that nothing was written to is removed.
   ~OutputFolder();
+  // Deletes what `use` says goes, and what a killed run was writing. Called once the inputs are known to be
+  // good: a mistyped path must not cost a finished run, and inputs may lie in the folder.
+  void clear() const;
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
   const std::string& path() const { return path_; }
@@ -22,6 +26,8 @@ class OutputFolder {
  private:
   void lock();
   std::string path_;
+  Use use_;
+  bool made_ = false;
   int fd_ = -1;
 };
 

@@ -1,5 +1,6 @@
 #include "train/trainer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
@@ -156,8 +157,12 @@ void Trainer::write_best() {
 }
 
 void Trainer::save() {
+  const std::span<const float> params = engine_.params();
+  if (!std::all_of(params.begin(), params.end(), [](float p) { return std::isfinite(p); }))
+    fail(Category::diverged, options_.output_dir, ": step ", state_.step,
+         ": the adapter is no longer finite; the last checkpoint stands: lower --learning-rate");
   store_.save(state_, engine_);
-  store_.prune(options_.save_total_limit);
+  store_.prune(options_.save_total_limit, state_.step);
   events_.saved(options_.output_dir + "/checkpoint-" + std::to_string(state_.step));
 }
 

@@ -13,8 +13,8 @@ namespace qlora::tools {
 std::string single_dataset(const Options& options, const char* option);
 
 // How rows are encoded, masked and cut, as the options say. `text` and the model's vocabulary must outlive
-// it.
-std::unique_ptr<ModelRowEncoder> row_encoder(const Options& options, const TextTools& text, int64_t vocab);
+// it. Without a tokenizer only rows of token ids are read; others are Category::input.
+std::unique_ptr<RowEncoder> row_encoder(const Options& options, const TextTools& text, int64_t vocab);
 ReadOptions read_options(const Options& options, int threads);
 DataRows open_rows(const Options& options, const std::string& dataset);
 

@@ -11,6 +11,9 @@ namespace qlora::tools {
 namespace fs = std::filesystem;
 namespace {
 
+constexpr const char* kTokenizerFiles[] = {"tokenizer.json", "tokenizer.model", "tokenizer_config.json",
+                                           "vocab.json", "vocab.txt"};
+
 const char* name_of(Format f) { return f == Format::fp4 ? "fp4" : f == Format::int8 ? "int8" : "nf4"; }
 
 // An already quantized folder is taken as it is; options that say otherwise are contradictions.
@@ -82,7 +85,16 @@ TextTools open_text(const fs::path& path, const std::optional<std::string>& chat
   return text;
 }
 
+TextTools open_text_if_any(const fs::path& path, const std::optional<std::string>& chat_template) {
+  if (fs::is_directory(path) && !chat_template &&
+      std::none_of(std::begin(kTokenizerFiles), std::end(kTokenizerFiles),
+                   [&](const char* name) { return fs::exists(path / name); }))
+    return {};
+  return open_text(path, chat_template);
+}
+
 void save_text(const TextTools& text, const std::string& folder) {
+  if (!text.tokenizer) return;
   text.tokenizer->save(folder);
   if (text.templates.named.count("default") != 0)
     write_file(folder + "/chat_template.jinja", text.templates.pick(false).source());
@@ -109,7 +121,8 @@ Adapter open_adapter(const std::optional<std::string>& folder, const ModelDesc& 
 
 std::vector<int32_t> stop_ids(const ModelDesc& desc, const TextTools& text) {
   std::vector<int32_t> ids = desc.eos;
-  if (const auto eos = text.tokenizer->eos_id()) ids.push_back(*eos);
+  if (text.tokenizer)
+    if (const auto eos = text.tokenizer->eos_id()) ids.push_back(*eos);
   if (!text.templates.empty())
     if (const auto end = ChatEncoder(*text.tokenizer, text.templates).end_of_turn()) ids.push_back(*end);
   std::sort(ids.begin(), ids.end());

@@ -32,13 +32,17 @@ std::shared_ptr<const Model> load_base(const Base& base, int threads);
 std::optional<QuantizedSpec> quantization_of(const Options& options, const std::string& bits);
 
 struct TextTools {
-  std::unique_ptr<Tokenizer> tokenizer;
-  ChatTemplates templates;  // --chat-template's where given; may be empty
+  std::unique_ptr<Tokenizer> tokenizer;  // null only from open_text_if_any
+  ChatTemplates templates;               // --chat-template's where given; may be empty
 };
 // The tokenizer of a model folder, a folder with a tokenizer alone, or a GGUF.
 TextTools open_text(const std::filesystem::path& path, const std::optional<std::string>& chat_template);
 
-// The tokenizer's files and, where there is a template, chat_template.jinja.
+// The same, and nothing for a model folder without any tokenizer file: rows of token ids need none.
+TextTools open_text_if_any(const std::filesystem::path& path,
+                           const std::optional<std::string>& chat_template);
+
+// The tokenizer's files and, where there is a template, chat_template.jinja; nothing without a tokenizer.
 void save_text(const TextTools& text, const std::string& folder);
 
 Numerics numerics_of(const Options& options);

@@ -5,7 +5,8 @@
 
 namespace qlora::tools {
 
-// Called once by run_tool. SIGPIPE is ignored from then on: a closed pipe is a failed write.
+// Called once by run_tool. SIGPIPE and SIGXFSZ are ignored from then on: a closed pipe and a file over
+// the limit are failed writes.
 void install_signal_handlers();
 
 class PolledSignals {

@@ -41,6 +41,27 @@ double alpha_of(const Options& options) {
       .value_or(2.0 * static_cast<double>(options.get<int64_t>("lora-r")));
 }
 
+std::string joined(const std::vector<std::string>& words) {
+  std::string text;
+  for (const std::string& w : words) text += (text.empty() ? "" : ",") + w;
+  return text;
+}
+
+std::string asked_targets(const Options& options) {
+  return joined(options.get<std::vector<std::string>>("target-modules"));
+}
+
+std::string targets_text(const ModuleTargets& t) { return t.names.empty() ? t.regex : joined(t.names); }
+
+bool same_linears(const ModuleTargets& a, const ModuleTargets& b, const ModelDesc& desc) {
+  const auto names = [&](const ModuleTargets& t) {
+    std::vector<std::string> out;
+    for (const ModuleRef& m : matching_linears(t, desc, "--target-modules")) out.push_back(m.name);
+    return out;
+  };
+  return names(a) == names(b);
+}
+
 std::string number(double v) {
   std::string s = cat(v);
   return std::stod(s) == v ? s : nlohmann::json(v).dump();
@@ -58,7 +79,7 @@ void refuse_unbuilt(const Options& options) {
          ": belongs to CUDA runs, which this program does not have; use --memory");
 }
 
-TrainData read_train_data(const Options& options, const ModelRowEncoder& encoder, int threads) {
+TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads) {
   const ReadOptions reading = read_options(options, threads);
   TrainData d{open_rows(options, single_dataset(options, "dataset")), {}, {}, {}};
   const double fraction = options.get<double>("eval-fraction");
@@ -92,7 +113,10 @@ Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc) 
       contradicts("lora-alpha", cat("alpha ", a.config.lora_alpha));
     if (options.given("use-rslora") && options.get<bool>("use-rslora") != a.config.use_rslora)
       contradicts("use-rslora", a.config.use_rslora ? "rsLoRA" : "plain LoRA");
-    if (options.given("target-modules")) contradicts("target-modules", "its own targets");
+    if (options.given("target-modules") &&
+        !same_linears(ModuleTargets::parse(asked_targets(options), desc), a.config.targets, desc))
+      contradicts("target-modules", targets_text(a.config.targets));
+    options.settle("target-modules", targets_text(a.config.targets));
     options.settle("lora-r", std::to_string(a.config.r));
     options.settle("lora-alpha", number(a.config.lora_alpha));
     options.settle("use-rslora", a.config.use_rslora ? "true" : "false");
@@ -106,10 +130,7 @@ Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc) 
   a.config.lora_alpha = alpha_of(options);
   a.config.lora_dropout = options.get<double>("lora-dropout");
   a.config.use_rslora = options.get<bool>("use-rslora");
-  std::string targets;
-  for (const std::string& t : options.get<std::vector<std::string>>("target-modules"))
-    targets += (targets.empty() ? "" : ",") + t;
-  a.config.targets = ModuleTargets::parse(targets, desc);
+  a.config.targets = ModuleTargets::parse(asked_targets(options), desc);
   a.layout = AdapterLayout(desc, adapter_choices(a.config, desc, options.origin("target-modules")));
   a.params.resize(static_cast<size_t>(a.layout.size()));
   a.layout.initialize(static_cast<uint64_t>(options.get<int64_t>("seed")), a.params);
@@ -191,7 +212,9 @@ RunIdentity identity_of(const Options& options, const Base& base, const TrainDat
   for (const Setting& s : options.settings_in_force()) {
     if (std::find(kMayChange.begin(), kMayChange.end(), s.name) != kMayChange.end()) continue;
     std::string value;
-    for (const std::string& v : s.values) value += (value.empty() ? "" : " ") + v;
+    // 1e-2 and 0.01 are one rate.
+    for (const std::string& v : s.values)
+      value += (value.empty() ? "" : " ") + (s.kind == Kind::real ? number(std::stod(v)) : v);
     id.emplace_back("--" + s.name, value);
   }
   return id;

@@ -22,7 +22,7 @@ struct TrainData {
   Dataset train;
   std::optional<Dataset> eval;
 };
-TrainData read_train_data(const Options& options, const ModelRowEncoder& encoder, int threads);
+TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads);
 
 // Branches on the model by --lora-r, --lora-alpha, --target-modules, or --init-adapter, whose r, alpha and
 // targets are then settled into the options. Parameters are initialized from the seed or are the given

@@ -1,0 +1,171 @@
+// What goes wrong in a run: one line that says what, the documented exit code, and nothing half-written.
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <cstring>
+#include <filesystem>
+#include <regex>
+
+#include "tests/tools/run_support.h"
+#include "tests/tools/scratch.h"
+
+namespace qlora::testing {
+namespace {
+namespace fs = std::filesystem;
+
+// The one line on stderr that an error is, with every word in it.
+void expect_error(const Ended& e, int code, const std::vector<std::string>& says) {
+  EXPECT_EQ(e.code, code) << e.err;
+  EXPECT_FALSE(e.killed);
+  const std::vector<std::string> lines = lines_of(e.err);
+  ASSERT_EQ(lines.size(), 1u) << e.err;
+  EXPECT_EQ(lines[0].find("qlora-"), 0u) << e.err;
+  for (const std::string& word : says)
+    EXPECT_NE(lines[0].find(word), std::string::npos) << word << "\n" << e.err;
+}
+
+class RunFailures : public ::testing::Test {
+ protected:
+  Scratch scratch;
+  std::string out = scratch.path() / "out";
+
+  Ended train(const Words& more) { return run("qlora-train", train_words(out, more)); }
+  // A copy of the tiny model that may be broken.
+  std::string model_copy() {
+    const fs::path to = scratch.path() / "model";
+    fs::create_directories(to);
+    for (const char* file : {"config.json", "model.safetensors"}) {
+      fs::copy_file(golden_model() + "/" + file, to / file);
+      fs::permissions(to / file, fs::perms::owner_all);
+    }
+    return to;
+  }
+};
+
+TEST_F(RunFailures, UnknownFlag) {
+  expect_error(train({"--lerning-rate", "1"}), 2, {"lerning-rate", "--learning-rate"});
+  EXPECT_FALSE(fs::exists(out));
+}
+
+TEST_F(RunFailures, AbsentModel) {
+  const std::string model = scratch.path() / "absent";
+  expect_error(train({"--model", model}), 3, {model});
+  EXPECT_FALSE(fs::exists(out)) << "a folder made for nothing stays";
+}
+
+TEST_F(RunFailures, TruncatedWeights) {
+  const std::string model = model_copy(), file = model + "/model.safetensors";
+  fs::resize_file(file, fs::file_size(file) - 10);
+  expect_error(train({"--model", model}), 3, {file});
+  EXPECT_FALSE(fs::exists(out));
+}
+
+TEST_F(RunFailures, UnsupportedFamily) {
+  const std::string model = model_copy();
+  std::string config = slurp(model + "/config.json");
+  config = std::regex_replace(config, std::regex("\"model_type\": \"llama\""), "\"model_type\": \"mamba\"");
+  config = std::regex_replace(config, std::regex("LlamaForCausalLM"), "MambaForCausalLM");
+  scratch.write("model/config.json", config);
+  expect_error(train({"--model", model}), 3, {model, "mamba"});
+}
+
+TEST_F(RunFailures, NanWeight) {
+  const std::string model = model_copy(), file = model + "/model.safetensors";
+  std::string bytes = slurp(file);
+  uint64_t header = 0;
+  std::memcpy(&header, bytes.data(), 8);
+  const Json j = Json::parse(bytes.substr(8, header));
+  const char* name = "model.layers.1.mlp.up_proj.weight";
+  const size_t at = 8 + header + j[name]["data_offsets"][0].get<size_t>() + 2 * 5;
+  bytes[at] = bytes[at + 1] = '\xff';  // bf16 NaN
+  scratch.write("model/model.safetensors", bytes);
+  for (const char* bits : {"4", "8", "16"})
+    expect_error(train({"--model", model, "--bits", bits}), 3, {model, name, "5"});
+}
+
+TEST_F(RunFailures, BrokenRow) {
+  const std::vector<std::string> rows = lines_of(slurp(golden_rows()));
+  const std::string data =
+      scratch.write("data.jsonl", rows[0] + "\n" + rows[1] + "\n{\"input_ids\": [1,\n" + rows[2] + "\n");
+  expect_error(train({"--dataset", data}), 3, {data + ": line 3"});
+}
+
+TEST_F(RunFailures, TextWithoutATokenizer) {
+  const std::string data = scratch.write("data.jsonl", "{\"text\": \"hello\"}\n");
+  expect_error(train({"--dataset", data}), 3, {data + ": line 1", "tokenizer"});
+}
+
+TEST_F(RunFailures, MaskedRows) {
+  const std::string masked = "{\"input_ids\": [5, 6, 7], \"labels\": [-100, -100, -100]}\n";
+  const std::string some = scratch.write("some.jsonl", masked + slurp(golden_rows()) + masked);
+  const Ended e = train({"--dataset", some, "--max-steps", "1"});
+  EXPECT_EQ(e.code, 0) << e.err;
+  EXPECT_TRUE(std::regex_search(e.out + e.err, std::regex("\\b2 rows[^\n]*(label|loss)"))) << e.out << e.err;
+  const std::string all = scratch.write("all.jsonl", masked + masked);
+  expect_error(train({"--dataset", all, "--overwrite-output-dir"}), 3, {all});
+  EXPECT_FALSE(adapter_of(out).empty()) << "bad data cost the former run";
+}
+
+TEST_F(RunFailures, MemoryBudgetTooSmall) {
+  const Ended e = train({"--memory", "12MiB", "--threads", "1"});
+  expect_error(e, 4, {"missing", "MiB", "--memory"});
+  std::smatch found;
+  ASSERT_TRUE(std::regex_search(e.err, found, std::regex("--memory ([0-9]+) MiB"))) << e.err;
+  const Ended fits = train({"--memory", found[1].str() + "MiB", "--max-steps", "1"});
+  EXPECT_EQ(fits.code, 0) << fits.err;
+}
+
+TEST_F(RunFailures, Diverged) {
+  const Ended e = train({"--learning-rate", "1e30", "--num-train-epochs", "3", "--report-to", "tensorboard"});
+  expect_error(e, 6, {out, "step", "--learning-rate"});
+  EXPECT_FALSE(fs::exists(out + "/adapter_model.safetensors"));
+  // What stands is whole.
+  const Ended again = train({"--learning-rate", "1e30", "--num-train-epochs", "3", "--report-to",
+                             "tensorboard", "--resume-from-checkpoint", "last"});
+  expect_error(again, 6, {out});
+  EXPECT_NE(again.out.find("resuming from"), std::string::npos) << again.out;
+}
+
+TEST_F(RunFailures, DryRunTouchesNothing) {
+  const Ended e = train({"--dry-run"});
+  EXPECT_EQ(e.code, 0) << e.err;
+  EXPECT_NE(e.out.find("memory"), std::string::npos) << e.out;
+  EXPECT_FALSE(fs::exists(out));
+}
+
+// Every write beyond a size fails, as on a full disk: at whichever file it strikes, the exit is 5, no file
+// lies half-written under a name that counts, and the run goes on afterwards to the same bits.
+TEST_F(RunFailures, NoSpaceLeft) {
+  const std::string whole = scratch.path() / "whole";
+  const Words more = {"--max-steps",
+                      "4",
+                      "--report-to",
+                      "tensorboard,html",
+                      "--eval-fraction",
+                      "0.2",
+                      "--save-total-limit",
+                      "9",
+                      "--resume-from-checkpoint",
+                      "last"};
+  ASSERT_EQ(run("qlora-train", train_words(whole, more)).code, 0);
+  fs::copy(whole, out, fs::copy_options::recursive);
+  for (const char* later : {"checkpoint-3", "checkpoint-4", "adapter_model.safetensors"})
+    fs::remove_all(out + "/" + later);
+  const std::string checkpoint = out + "/checkpoint-2/trainer_state.json", before = slurp(checkpoint);
+  ASSERT_FALSE(before.empty());
+  const uint64_t adapter = adapter_of(whole).size();
+  for (uint64_t limit : {uint64_t{400}, uint64_t{900}, adapter / 2, adapter + 100}) {
+    const Ended e = run("qlora-train", train_words(out, more), limit);
+    expect_error(e, 5, {scratch.path().string()});
+    EXPECT_EQ(slurp(checkpoint), before) << limit;
+    EXPECT_FALSE(fs::exists(out + "/checkpoint-3")) << limit;
+    EXPECT_EQ(adapter_of(out), "") << limit;
+  }
+  const Ended e = run("qlora-train", train_words(out, more));
+  ASSERT_EQ(e.code, 0) << e.err;
+  EXPECT_EQ(adapter_of(out), adapter_of(whole));
+  EXPECT_EQ(metrics_of(out), metrics_of(whole));
+}
+
+}  // namespace
+}  // namespace qlora::testing
