@@ -15,7 +15,7 @@ std::vector<Option> sampling_options() {
        .min = 0},
       {.name = "top-k",
        .kind = Kind::integer,
-       .shown = "the model's",
+       .shown = "the model's, else 50",
        .help = "likeliest tokens drawn from; 0 is all",
        .group = "Generation",
        .min = 0},
@@ -63,7 +63,7 @@ std::vector<Option> prompt_options() {
       {.name = "prompt",
        .shown = "none",
        .value = "TEXT|-",
-       .help = "what to complete or answer; - reads stdin",
+       .help = "what to answer, or with --raw to continue; - reads stdin",
        .group = "Prompt"},
       {.name = "system",
        .shown = "the template's",
@@ -85,7 +85,7 @@ std::vector<Option> prompt_options() {
        .kind = Kind::words,
        .shown = "none",
        .value = "DATA",
-       .help = "a completion for each row",
+       .help = "a row {\"completion\"} for each row, which needs no answer of its own",
        .group = "Prompt"},
       {.name = "output",
        .shown = "stdout",
@@ -116,7 +116,14 @@ Table make_generate_table() {
   for (Option& option : row_options())
     if (option.name == "dataset-format" || option.name == "columns" || option.name == "chat-template")
       table.options.push_back(std::move(option));
-  for (Option& option : everywhere_options()) table.options.push_back(std::move(option));
+  for (Option& option : everywhere_options()) {
+    if (option.name == "json")
+      option.help =
+          "the result on stdout as one object: {adapter, text, tokens, prompt_tokens, finish (stop|length), "
+          "seconds, tokens_per_second}, {answers: [...]} of several adapters, {rows, tokens, ...} of a data "
+          "set";
+    table.options.push_back(std::move(option));
+  }
   table.refusals = peer_refusals();
   return table;
 }
