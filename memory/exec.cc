@@ -20,6 +20,11 @@ void Buffer::reset() {
   data_ = nullptr;
 }
 
+Exec::Exec(Device device, int threads, std::byte* arena) : device_(device), threads_(threads), arena_(arena) {
+  check(threads >= 1, threads, " threads");
+  if (threads > 1 && !rehearsing()) pool_ = std::make_unique<ThreadPool>(threads);
+}
+
 Exec Exec::rehearsal(int threads) {
   Exec e({DeviceKind::rehearsal, 0}, threads, nullptr);
   void* p = mmap(nullptr, kReservation, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -32,6 +37,7 @@ Exec::Exec(Exec&& o) noexcept
     : device_(o.device_),
       threads_(o.threads_),
       arena_(o.arena_),
+      pool_(std::move(o.pool_)),
       poison_(o.poison_),
       trace_(o.trace_),
       next_(o.next_),

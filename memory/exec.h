@@ -1,11 +1,11 @@
 #pragma once
-#include <omp.h>
-
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 #include "memory/error.h"
+#include "memory/thread_pool.h"
 #include "memory/trace.h"
 #include "memory/view.h"
 
@@ -87,7 +87,7 @@ class Exec {
   static Exec rehearsal(int threads);
   // An Exec on the CPU. `arena` holds every phase at its base + offset; may be null as long as nothing is
   // allocated.
-  Exec(Device device, int threads, std::byte* arena) : device_(device), threads_(threads), arena_(arena) {}
+  Exec(Device device, int threads, std::byte* arena);
   Exec(const Exec&) = delete;
   Exec& operator=(const Exec&) = delete;
   Exec(Exec&& o) noexcept;
@@ -116,12 +116,11 @@ class Exec {
   // open, so a result must not depend on it. f must not throw.
   template <class F>
   void parallel(int64_t tasks, F&& f) const {
-    if (threads_ == 1 || tasks == 1) {
+    if (pool_ == nullptr || tasks <= 1) {
       for (int64_t t = 0; t < tasks; ++t) f(t, 0);
       return;
     }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads_)
-    for (int64_t t = 0; t < tasks; ++t) f(t, omp_get_thread_num());
+    pool_->run(tasks, f);
   }
 
  private:
@@ -131,6 +130,7 @@ class Exec {
   Device device_;
   int threads_ = 1;
   std::byte* arena_ = nullptr;
+  std::unique_ptr<ThreadPool> pool_;  // null: one thread
   bool poison_ = false;
   Trace* trace_ = nullptr;
   size_t next_ = 0;                   // the next span of the trace in force
