@@ -78,3 +78,11 @@ function(qlora_test name)
   gtest_discover_tests(test_${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST
                        PROPERTIES TIMEOUT 600)
 endfunction()
+
+# bench_NAME: the *_bench.cc beside each op, one Google Benchmark program.
+function(qlora_bench name)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*_bench.cc)
+  add_executable(bench_${name} ${sources})
+  target_link_libraries(bench_${name} PRIVATE qlora_${name} benchmark::benchmark_main)
+  qlora_options(bench_${name})
+endfunction()
