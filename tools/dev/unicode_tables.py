@@ -1,10 +1,13 @@
-"""Writes model/text/unicode_tables.cc: the character classes of the reference tokenizer and Python's case mappings.
+"""Writes model/text/unicode_classes.cc, the character classes of the reference tokenizer, and unicode_python.cc, what
+Python says of characters (str methods of the templates).
 
-    python tools/dev/unicode_tables.py > model/text/unicode_tables.cc      (needs PyPI tokenizers 0.23.3; Python 3.11)
+    python tools/dev/unicode_tables.py      (needs PyPI tokenizers 0.23.3; Python 3.11; from the repository's root)
 
 The classes are asked of the reference itself, code point by code point, because its parts follow different versions of
 Unicode: ByteLevel's \\p{L}, \\p{N}, \\s are 16.0, Digits is 17.0, single_word's \\w is the Rust regex crate's.
 """
+import contextlib
+
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 
 CODES = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
@@ -82,14 +85,28 @@ def cased(name, convert):
     table("CaseSpecial", f"{name}_specials", [hexes((r + [0, 0])[:4]) for r in several])
 
 
-print("// Written by tools/dev/unicode_tables.py; not to be edited.")
-print('#include "model/text/unicode_tables.h"\n\nnamespace qlora::unicode {\n')
-print("// clang-format off")
-for name, codes in (("letters", matched(r"\p{L}")), ("numbers", matched(r"\p{N}")), ("digits", digits()),
-                    ("spaces", matched(r"\s")), ("words", word()), ("python_spaces", python_space()),
-                    ("unprintables", unprintable())):
-    table("CodeRange", name, [hexes(r) for r in ranges(codes)])
-cased("lower", str.lower)
-cased("upper", str.upper)
-cased("title", str.title)
-print("// clang-format on\n\n}  // namespace qlora::unicode")
+def write(path, tables):
+    with open(path, "w") as file, contextlib.redirect_stdout(file):
+        print("// Written by tools/dev/unicode_tables.py; not to be edited.")
+        print('#include "model/text/unicode_tables.h"\n\nnamespace qlora::unicode {\n')
+        print("// clang-format off")
+        tables()
+        print("// clang-format on\n\n}  // namespace qlora::unicode")
+
+
+def class_tables():
+    for name, codes in (("letters", matched(r"\p{L}")), ("numbers", matched(r"\p{N}")), ("digits", digits()),
+                        ("spaces", matched(r"\s")), ("words", word())):
+        table("CodeRange", name, [hexes(r) for r in ranges(codes)])
+
+
+def python_tables():
+    for name, codes in (("python_spaces", python_space()), ("unprintables", unprintable())):
+        table("CodeRange", name, [hexes(r) for r in ranges(codes)])
+    cased("lower", str.lower)
+    cased("upper", str.upper)
+    cased("title", str.title)
+
+
+write("model/text/unicode_classes.cc", class_tables)
+write("model/text/unicode_python.cc", python_tables)
