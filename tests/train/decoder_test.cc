@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "llama_fixture.h"
+#include "tests/train/llama_fixture.h"
 #include "tests/support/run_op.h"
 #include "train/largest_batch.h"
 

@@ -1,4 +1,4 @@
-#include "llama_fixture.h"
+#include "tests/train/llama_fixture.h"
 
 #include <algorithm>
 #include <cmath>

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "llama_fixture.h"
+#include "tests/train/llama_fixture.h"
 #include "tests/support/golden_tensors.h"
 #include "train/schedule.h"
 
