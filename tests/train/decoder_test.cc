@@ -4,8 +4,8 @@
 
 #include <cmath>
 
-#include "tests/train/llama_fixture.h"
 #include "tests/support/run_op.h"
+#include "tests/train/llama_fixture.h"
 #include "train/largest_batch.h"
 
 namespace qlora::testing {

@@ -5,8 +5,8 @@
 
 #include <cmath>
 
-#include "tests/train/llama_fixture.h"
 #include "tests/support/golden_tensors.h"
+#include "tests/train/llama_fixture.h"
 #include "train/schedule.h"
 
 namespace qlora::testing {
