@@ -27,10 +27,11 @@ bool on_terminal() { return isatty(1) == 1; }
 std::string shown_on(bool terminal, const std::string& text) {
   if (!terminal) return text;
   std::string out;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    out += (byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f ? std::string("\xef\xbf\xbd")
-                                                                   : std::string(1, c);
+  for (size_t at = 0; at < text.size();) {
+    const size_t begin = at;
+    const char32_t c = unicode::next(text, at);
+    const bool control = (c < 0x20 && c != U'\n' && c != U'\t') || (c >= 0x7f && c < 0xa0);
+    out += control ? std::string("\xef\xbf\xbd") : text.substr(begin, at - begin);
   }
   return out;
 }
