@@ -71,6 +71,8 @@ class Engine {
   // The norm of the gradients, before clipping.
   double grad_norm();
   void update(const AdamWHyper& hyper);
+  // After reserve(): every span is filled with NaN bytes when it is handed out. For tests.
+  void set_poison(bool on) { exec_->set_poison(on); }
 
  private:
   size_t count() const { return static_cast<size_t>(layout_.size()); }

@@ -1,0 +1,114 @@
+// Nothing allocates in the training loop: every allocation of this process goes through the counters below.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <functional>
+#include <new>
+#include <vector>
+
+#include "tests/train/llama_fixture.h"
+
+namespace {
+std::atomic<bool> counting{false};
+std::atomic<long> allocations{0};
+void count() {
+  if (counting.load(std::memory_order_relaxed)) allocations.fetch_add(1, std::memory_order_relaxed);
+}
+}  // namespace
+
+#if defined(__SANITIZE_ADDRESS__) || !defined(__GLIBC__)
+// The sanitizer owns malloc; operator new, which all of our code goes through, may be replaced.
+void* operator new(size_t bytes) {
+  count();
+  if (void* p = std::malloc(bytes == 0 ? 1 : bytes)) return p;
+  throw std::bad_alloc();
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, size_t) noexcept { std::free(p); }
+#else
+extern "C" {
+void* __libc_malloc(size_t);
+void* __libc_calloc(size_t, size_t);
+void* __libc_realloc(void*, size_t);
+void* __libc_memalign(size_t, size_t);
+void* malloc(size_t n) {
+  count();
+  return __libc_malloc(n);
+}
+void* calloc(size_t n, size_t size) {
+  count();
+  return __libc_calloc(n, size);
+}
+void* realloc(void* p, size_t n) {
+  count();
+  return __libc_realloc(p, n);
+}
+void* aligned_alloc(size_t align, size_t n) {
+  count();
+  return __libc_memalign(align, n);
+}
+int posix_memalign(void** p, size_t align, size_t n) {
+  count();
+  *p = __libc_memalign(align, n);
+  return *p == nullptr ? 12 : 0;
+}
+}
+#endif
+
+namespace qlora::testing {
+namespace {
+
+long counted(const std::function<void()>& f) {
+  allocations = 0;
+  counting = true;
+  f();
+  counting = false;
+  return allocations;
+}
+
+TEST(Allocation, CountersCount) {
+  std::vector<int> grows;
+  EXPECT_EQ(counted([&] { grows.resize(100); }), 1);
+}
+
+TEST(Allocation, NoneInAStepAfterTheFirst) {
+  const std::vector<Batch> batches = {batch_of("models/llama/train.jsonl", {0}),
+                                      batch_of("models/llama/train.jsonl", {1, 2, 3}),
+                                      batch_of("models/llama/train.jsonl", {4, 5})};
+  for (const bool quantize : {false, true})
+    for (const DType compute : {DType::f32, DType::bf16})
+      for (const Checkpointing c : {Checkpointing::none, Checkpointing::all}) {
+        BaseSpec spec;
+        if (quantize) spec.quantize = QuantizedSpec{};
+        const auto model = load_golden("llama", spec);
+        const GoldenAdapter adapter(model->desc(), "llama/adapter");
+        EngineOptions options;
+        options.numerics.compute = compute;
+        options.threads = 2;
+        options.train = options.eval = maxima_of(batches);
+        options.lora_dropout = 0.05f;
+        options.checkpointing = c;
+        Engine engine(model, adapter.layout, options);
+        engine.reserve();
+        std::copy(adapter.params.begin(), adapter.params.end(), engine.params().begin());
+        const auto step = [&](const Batch& b, int64_t n) {
+          engine.zero_grads();
+          engine.train(b, {1, static_cast<uint64_t>(n), 0, 0.05f}, 0.1f);
+          AdamWHyper h;
+          h.step = n + 1;
+          h.grad_scale = static_cast<float>(1 / engine.grad_norm());
+          engine.update(h);
+        };
+        step(batches[0], 0);
+        engine.evaluate(batches[0]);
+        for (size_t i = 1; i < batches.size(); ++i) {
+          EXPECT_EQ(counted([&] { step(batches[i], static_cast<int64_t>(i)); }), 0)
+              << name_of(compute) << (quantize ? " nf4" : " 16 bits");
+          EXPECT_EQ(counted([&] { engine.evaluate(batches[i]); }), 0);
+        }
+      }
+}
+
+}  // namespace
+}  // namespace qlora::testing
