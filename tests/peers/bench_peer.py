@@ -1,4 +1,5 @@
 """One run of the peer for tools/bench; its last line of output is a JSON object."""
+
 import argparse
 import json
 import time
@@ -23,7 +24,9 @@ tok = peer.tokenizer(options.base)
 tokens = []
 for line in open(options.data, encoding="utf-8"):
     tokens += tok(json.loads(line)["text"], add_special_tokens=False)["input_ids"]
-rows = [tokens[i : i + options.sequence] for i in range(0, len(tokens) - options.sequence + 1, options.sequence)]
+rows = [
+    tokens[i : i + options.sequence] for i in range(0, len(tokens) - options.sequence + 1, options.sequence)
+]
 model = peer.new_adapter(peer.load_base(options.base, options.checkpointing)).train()
 values = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(values, lr=2e-4, weight_decay=0.0)

@@ -1,4 +1,5 @@
 """The peer: transformers + PEFT + bitsandbytes on the CPU, as little arranged as can be."""
+
 import contextlib
 import json
 
@@ -19,8 +20,12 @@ def load_base(folder, checkpointing=False):
 
 
 def new_adapter(model, r=16, alpha=32):
-    return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear",
-                                            task_type="CAUSAL_LM"))
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=r, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+        ),
+    )
 
 
 def old_adapter(model, folder):
@@ -72,9 +77,11 @@ def loss_sum(model, rows):
 
 
 def train(model, batches, rate, compute):
-    """One step a batch at rate(step), AdamW as PyTorch has it, norm clipped at 1; returns the losses before each step.
+    """One step a batch at rate(step), AdamW as PyTorch has it, norm clipped at 1; the losses before each step.
 
-    Stays in train mode: in eval mode bitsandbytes repacks the weights with bf16 scales on CPUs that have AVX512-BF16."""
+    Stays in train mode: in eval mode bitsandbytes repacks the weights with bf16 scales on CPUs that have
+    AVX512-BF16.
+    """
     values = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(values, lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
     model.train()

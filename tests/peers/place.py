@@ -1,11 +1,13 @@
-"""Where things are and how a program of ours is run. Only the standard library: tools/bench measures children's peak
-memory, and a child starts with its parent's."""
+"""Where things are and how a program of ours is run. Only the standard library: tools/bench measures
+children's peak memory, and a child's figure begins with its parent's."""
+
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -18,11 +20,20 @@ def die(code, message):
     sys.exit(code)
 
 
+def progress(message):
+    """What is being done now, for whoever waits; not part of the figures."""
+    print(time.strftime("%H:%M:%S"), message, file=sys.stderr, flush=True)
+
+
 def peers_python():
     venv = Path(os.environ.get("QLORA_PEERS_VENV", ROOT / ".peers"))
     python = venv / "bin" / "python"
     if not python.exists():
-        die(2, f"{venv}: the peers are not installed; run tests/peers/setup, or name an environment with QLORA_PEERS_VENV")
+        die(
+            2,
+            f"{venv}: the peers are not installed; run tests/peers/setup, or name an environment with "
+            "QLORA_PEERS_VENV",
+        )
     return str(python)
 
 
@@ -38,9 +49,21 @@ def absolute(text):
 
 
 def add_options(parser):
-    parser.add_argument("--gguf", type=absolute, help="SmolLM2-135M-Instruct as a GGUF [the one tools/quickstart keeps]")
-    parser.add_argument("--bin", type=absolute, default=ROOT / "build/release/bin", help="folder of our programs [%(default)s]")
-    parser.add_argument("--work", type=absolute, default=ROOT / "build/peers", help="models and runs are kept here [%(default)s]")
+    parser.add_argument(
+        "--gguf", type=absolute, help="SmolLM2-135M-Instruct as a GGUF [the one tools/quickstart keeps]"
+    )
+    parser.add_argument(
+        "--bin",
+        type=absolute,
+        default=ROOT / "build/release/bin",
+        help="folder of our programs [%(default)s]",
+    )
+    parser.add_argument(
+        "--work",
+        type=absolute,
+        default=ROOT / "build/peers",
+        help="models and runs are kept here [%(default)s]",
+    )
     parser.add_argument("--threads", type=int, default=2, help="threads of each engine [%(default)s]")
 
 
@@ -49,13 +72,18 @@ def model_file(given):
     cache = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
     path = given or cache / "qlora" / MODEL_FILE
     if not path.is_file():
-        die(3, f"{path}: no such file; run tools/quickstart --steps 1, which gets the model, or give --gguf FILE")
+        die(
+            3,
+            f"{path}: no such file; run tools/quickstart --steps 1, which gets it, or give --gguf FILE",
+        )
     return path
 
 
 def ours(options, program, *arguments, **keywords):
     """One of our programs, run to its end; its output is shown only when it fails."""
-    done = subprocess.run([str(options.bin / program), *map(str, arguments)], capture_output=True, text=True, **keywords)
+    done = subprocess.run(
+        [str(options.bin / program), *map(str, arguments)], capture_output=True, text=True, **keywords
+    )
     if done.returncode:
         print(done.stdout, done.stderr, sep="\n", file=sys.stderr)
         die(1, f"{program} ended with {done.returncode}")
@@ -63,7 +91,7 @@ def ours(options, program, *arguments, **keywords):
 
 
 def bases(options):
-    """(plain, nf4): the GGUF rounded to bf16 as a folder in fp32, and what qlora-quantize makes of that folder."""
+    """(plain, nf4): the GGUF rounded to bf16 as a folder in fp32, and what qlora-quantize makes of it."""
     if not (options.bin / "qlora-train").is_file():
         die(2, f"{options.bin}: no programs here; run tools/build, or give --bin FOLDER")
     gguf = model_file(options.gguf)
@@ -80,8 +108,20 @@ def bases(options):
             shutil.copy(text / name, partial / name)
         shutil.rmtree(text)
         partial.rename(plain)
-    ours(options, "qlora-quantize", "--model", plain, "--output-dir", nf4, "--bits", 4, "--quant-type", "nf4",
-         "--double-quant", "--overwrite-output-dir")
+    ours(
+        options,
+        "qlora-quantize",
+        "--model",
+        plain,
+        "--output-dir",
+        nf4,
+        "--bits",
+        4,
+        "--quant-type",
+        "nf4",
+        "--double-quant",
+        "--overwrite-output-dir",
+    )
     return plain, nf4
 
 
