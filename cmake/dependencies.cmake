@@ -3,8 +3,6 @@ find_package(OpenMP REQUIRED)
 find_package(simdjson REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(yaml-cpp REQUIRED)
-# CONFIG: newer CMakes warn about their own Boost module, and every supported distribution has Boost's.
-find_package(Boost REQUIRED CONFIG COMPONENTS program_options)
 
 # yaml-cpp before 0.8 exports no namespaced target.
 add_library(qlora_yaml INTERFACE)

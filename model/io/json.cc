@@ -24,6 +24,8 @@ class Strict {
     if (event == Event::key && !keys_.back().insert(parsed.get_ref<const std::string&>()).second)
       fail(Category::input, where_, ": the JSON key ", shown(parsed),
            " stands twice in one object; keep one");
+    if (event == Event::key && keys_.back().size() > kJsonKeys)
+      fail(Category::input, where_, ": a JSON object of more than ", kJsonKeys, " keys; no such file is read");
     return true;
   }
 

@@ -14,6 +14,7 @@ namespace qlora {
 using Json = nlohmann::ordered_json;
 
 inline constexpr int kJsonDepth = 64;
+inline constexpr size_t kJsonKeys = 20'000;  // of one object: finding a key takes time linear in their number
 inline constexpr size_t kSmallJsonBytes = size_t{64} << 20;  // a config or index is never larger
 
 // RFC 8259, strictly: nlohmann's own parser takes any depth and the last of duplicate keys; here both are

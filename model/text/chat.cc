@@ -7,7 +7,7 @@
 namespace qlora {
 namespace {
 
-bool is_answer(const OrderedJson& message) {
+bool is_answer(const Json& message) {
   const auto role = message.find("role");
   return role != message.end() && role->is_string() && *role == "assistant";
 }

@@ -12,14 +12,14 @@ using jinja::Mark;
 using jinja::Value;
 
 // Null keys go; the reasoning, whatever it is called, is there as reasoning_content and as thinking.
-OrderedJson prepared(const OrderedJson& message) {
+Json prepared(const Json& message) {
   if (!message.is_object()) return message;
-  OrderedJson out = OrderedJson::object();
+  Json out = Json::object();
   for (const auto& [key, value] : message.items())
     if (!value.is_null()) out[key] = value;
   for (const char* key : {"reasoning_content", "thinking", "reasoning"}) {
     if (!out.contains(key)) continue;
-    const OrderedJson reasoning = out[key];
+    const Json reasoning = out[key];
     out["reasoning_content"] = reasoning;
     if (!out.contains("thinking")) out["thinking"] = reasoning;
     break;
@@ -28,8 +28,8 @@ OrderedJson prepared(const OrderedJson& message) {
 }
 
 // Roles are data, but no part of what the message says.
-Value message_value(const OrderedJson& json, int32_t index) {
-  const OrderedJson message = prepared(json);
+Value message_value(const Json& json, int32_t index) {
+  const Json message = prepared(json);
   if (!message.is_object()) return Value::from_json(message, index);
   jinja::Dict d;
   for (const auto& [key, value] : message.items())
@@ -37,7 +37,7 @@ Value message_value(const OrderedJson& json, int32_t index) {
   return Value::dict(std::move(d));
 }
 
-Value messages_value(const OrderedJson& messages) {
+Value messages_value(const Json& messages) {
   std::vector<Value> out;
   for (size_t i = 0; i < messages.size(); ++i)
     out.push_back(message_value(messages[i], static_cast<int32_t>(i)));
@@ -58,7 +58,7 @@ void sort_marks(const jinja::Str& text, Rendered& out) {
 
 }  // namespace
 
-Conversation Conversation::from_json(const OrderedJson& json, const std::string& where) {
+Conversation Conversation::from_json(const Json& json, const std::string& where) {
   Conversation out;
   if (json.is_array()) {
     out.messages = json;

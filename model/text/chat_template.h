@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
+#include "model/io/json.h"
 #include "model/text/added_tokens.h"
 #include "model/text/jinja_syntax.h"
-#include "model/text/json.h"
 
 // Chat templates as transformers 5 renders them: a Jinja subset (jinja_syntax.h) and what stands around it.
 namespace qlora {
@@ -19,14 +19,14 @@ using jinja::TemplateError;
 // What a template renders. Absent (null) tools and documents are defined as None for the template; empty
 // lists stay lists.
 struct Conversation {
-  OrderedJson messages;   // a list of objects
-  OrderedJson tools;      // a list, or null
-  OrderedJson documents;  // a list, or null
-  OrderedJson kwargs;     // chat_template_kwargs: an object of further variables, or null
+  Json messages;   // a list of objects
+  Json tools;      // a list, or null
+  Json documents;  // a list, or null
+  Json kwargs;     // chat_template_kwargs: an object of further variables, or null
 
   // A row or --chat file: a list of messages, or an object with messages, tools, documents,
   // chat_template_kwargs. Category::input, opening with `where`, for anything else.
-  static Conversation from_json(const OrderedJson& json, const std::string& where);
+  static Conversation from_json(const Json& json, const std::string& where);
 };
 
 struct RenderOptions {

@@ -71,15 +71,15 @@ void add(ChatTemplates& to, const std::string& name, const std::string& source, 
 }
 
 void add_from_config(ChatTemplates& to, const std::string& path) {
-  const OrderedJson config = parse_json(read_file(path, kLargestConfig), path);
+  const Json config = parse_json(read_file(path, kLargestConfig), path);
   if (!config.is_object() || !config.contains("chat_template")) return;
-  const OrderedJson& value = config["chat_template"];
+  const Json& value = config["chat_template"];
   const std::string where = path + ": chat_template";
   if (value.is_string()) return add(to, "default", value.get<std::string>(), where);
   if (value.is_null()) return;
   if (!value.is_array())
     fail(Category::input, where, " is neither a template nor a list; the file is damaged");
-  for (const OrderedJson& entry : value) {
+  for (const Json& entry : value) {
     const bool whole = entry.is_object() && entry.contains("name") && entry["name"].is_string() &&
                        entry.contains("template") && entry["template"].is_string();
     if (!whole) fail(Category::input, where, ": an entry is not {name, template}; the file is damaged");

@@ -77,26 +77,26 @@ Value Value::dict(Dict d) {
   return Value(std::shared_ptr<const Dict>(std::make_shared<Dict>(std::move(d))));
 }
 
-Value Value::from_json(const OrderedJson& json, int32_t origin, int level) {
+Value Value::from_json(const Json& json, int32_t origin, int level) {
   if (level > kMaxDepth) throw std::length_error("values nest too deeply");
   switch (json.type()) {
-    case OrderedJson::value_t::boolean:
+    case Json::value_t::boolean:
       return boolean(json.get<bool>());
-    case OrderedJson::value_t::number_integer:
+    case Json::value_t::number_integer:
       return integer(json.get<int64_t>());
-    case OrderedJson::value_t::number_unsigned:
+    case Json::value_t::number_unsigned:
       return integer(json.get<uint64_t>());
-    case OrderedJson::value_t::number_float:
+    case Json::value_t::number_float:
       return Value(json.get<double>());
-    case OrderedJson::value_t::string:
+    case Json::value_t::string:
       return marked(json.get_ref<const std::string&>(), origin);
-    case OrderedJson::value_t::array: {
+    case Json::value_t::array: {
       std::vector<Value> items;
       items.reserve(json.size());
       for (const auto& v : json) items.push_back(from_json(v, origin, level + 1));
       return list(std::move(items));
     }
-    case OrderedJson::value_t::object: {
+    case Json::value_t::object: {
       Dict d;
       d.items.reserve(json.size());
       for (const auto& [k, v] : json.items())

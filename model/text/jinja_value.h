@@ -7,7 +7,7 @@
 #include <variant>
 #include <vector>
 
-#include "model/text/json.h"
+#include "model/io/json.h"
 
 // The values of the Jinja interpreter: Python's, as far as templates see them.
 namespace qlora::jinja {
@@ -79,7 +79,7 @@ class Value {
   static Value list(std::vector<Value> items, bool tuple = false);
   static Value dict(Dict d);
   // Every string in `json` is marked with `origin`. Bounded as list() is.
-  static Value from_json(const OrderedJson& json, int32_t origin, int level = 0);
+  static Value from_json(const Json& json, int32_t origin, int level = 0);
 
   template <class T>
   bool is() const {

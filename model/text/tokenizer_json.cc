@@ -4,7 +4,7 @@
 
 #include "memory/error.h"
 #include "memory/file.h"
-#include "model/text/json.h"
+#include "model/io/json.h"
 #include "model/text/tokenizer_builder.h"
 
 // tokenizer.json and the files beside it, as the tokenizers library reads them.
@@ -243,11 +243,11 @@ void read_tokenizer(TokenizerBuilder& builder, const std::string& path) {
 // bos_token, eos_token and the like, each its text or an object with `content`; files read earlier win.
 // Not simdjson: model_max_length is often 10^30, which it refuses.
 void read_names(TokenizerBuilder& builder, const std::string& path) {
-  const OrderedJson root = parse_json(read_file(path, kLargest), path);
+  const Json root = parse_json(read_file(path, kLargest), path);
   if (!root.is_object()) fail(Category::input, path, ": not a JSON object; the file is damaged");
-  const auto take = [&](const std::string& name, const OrderedJson& value) {
+  const auto take = [&](const std::string& name, const Json& value) {
     const bool object = value.is_object() && value.contains("content");
-    const OrderedJson& text = object ? value["content"] : value;
+    const Json& text = object ? value["content"] : value;
     if (text.is_string() && !builder.so_far().named_specials().count(name))
       builder.named(name, text.get<std::string>());
   };

@@ -25,15 +25,15 @@ const Tokenizer& smollm2() {
   return *tokenizer;
 }
 
-const OrderedJson& goldens() {
-  static const OrderedJson all = OrderedJson::parse(test::unxz_golden("text/templates.json.xz"));
+const Json& goldens() {
+  static const Json all = Json::parse(test::unxz_golden("text/templates.json.xz"));
   return all;
 }
 
 ChatTemplates one(const ChatTemplate& t) { return {{{"default", t}}}; }
 
 std::string template_source(const std::string& name) {
-  for (const OrderedJson& t : goldens()["templates"])
+  for (const Json& t : goldens()["templates"])
     if (t["name"] == name) return t["source"];
   return goldens()["generation_templates"].at(name);
 }
@@ -43,37 +43,36 @@ ChatEncoder encoder(const std::string& name, ChatOptions options = {}) {
 }
 
 Conversation conversation(const std::string& json) {
-  return Conversation::from_json(OrderedJson::parse(json), "test");
+  return Conversation::from_json(Json::parse(json), "test");
 }
 
 const Conversation& golden_chat(const std::string& name) {
   static const auto all = [] {
     std::map<std::string, Conversation> out;
-    for (const OrderedJson& chat : goldens()["chats"])
-      out[chat["name"]] = Conversation::from_json(chat, "chat");
+    for (const Json& chat : goldens()["chats"]) out[chat["name"]] = Conversation::from_json(chat, "chat");
     return out;
   }();
   return all.at(name);
 }
 
 // Character ranges as byte ranges.
-std::vector<ByteRange> bytes(const std::string& text, const OrderedJson& spans) {
+std::vector<ByteRange> bytes(const std::string& text, const Json& spans) {
   std::vector<size_t> at{0};
   for (size_t i = 0; i < text.size();) {
     unicode::next(text, i);
     at.push_back(i);
   }
   std::vector<ByteRange> out;
-  for (const OrderedJson& s : spans) out.push_back({at.at(s[0]), at.at(s[1])});
+  for (const Json& s : spans) out.push_back({at.at(s[0]), at.at(s[1])});
   return out;
 }
 
 TEST(TextChat, GenerationMasksAreTheReferences) {
-  const OrderedJson masks = OrderedJson::parse(test::unxz_golden("text/masks.json.xz"));
+  const Json masks = Json::parse(test::unxz_golden("text/masks.json.xz"));
   ChatOptions options;
   options.content_as_text = false;  // as transformers does
   size_t learned = 0;
-  for (const OrderedJson& row : masks["smollm2"]) {
+  for (const Json& row : masks["smollm2"]) {
     const ChatEncoder chat = encoder(row["template"], options);
     const EncodedChat out = chat.encode(golden_chat(row["chat"]));
     const std::string where = row["template"].get<std::string>() + " on " + row["chat"].get<std::string>();
@@ -84,7 +83,7 @@ TEST(TextChat, GenerationMasksAreTheReferences) {
   }
   EXPECT_GT(learned, 1000u);
   // Of the other tokenizers' rows, the text and the blocks.
-  for (const OrderedJson& row : masks["other"]) {
+  for (const Json& row : masks["other"]) {
     const std::string name = row["template"];
     const Rendered out =
         ChatTemplate::parse(template_source(name), name).render(golden_chat(row["chat"]), {});
@@ -231,9 +230,9 @@ TEST(TextChat, ToolCallsAreAnswers) {
 // answered.
 TEST(TextChat, EveryTemplateAndConversation) {
   size_t answered = 0;
-  for (const OrderedJson& t : goldens()["templates"]) {
+  for (const Json& t : goldens()["templates"]) {
     const ChatEncoder chat(smollm2(), one(ChatTemplate::parse(t["source"].get<std::string>(), t["name"])));
-    for (const OrderedJson& row : goldens()["chats"]) {
+    for (const Json& row : goldens()["chats"]) {
       const Conversation& c = golden_chat(row["name"]);
       try {
         const std::string text = chat.render(c, false).text;

@@ -12,8 +12,8 @@
 namespace qlora {
 namespace {
 
-const OrderedJson& goldens() {
-  static const OrderedJson all = OrderedJson::parse(test::unxz_golden("text/templates.json.xz"));
+const Json& goldens() {
+  static const Json all = Json::parse(test::unxz_golden("text/templates.json.xz"));
   return all;
 }
 
@@ -25,7 +25,7 @@ std::tm sunday() {
   return t;
 }
 
-RenderOptions options(const OrderedJson& specials, bool prompt) {
+RenderOptions options(const Json& specials, bool prompt) {
   RenderOptions out;
   out.add_generation_prompt = prompt;
   out.specials = specials.get<std::map<std::string, std::string>>();
@@ -35,13 +35,12 @@ RenderOptions options(const OrderedJson& specials, bool prompt) {
 
 std::map<std::string, Conversation> chats() {
   std::map<std::string, Conversation> out;
-  for (const OrderedJson& chat : goldens()["chats"])
-    out[chat["name"]] = Conversation::from_json(chat, "chat");
+  for (const Json& chat : goldens()["chats"]) out[chat["name"]] = Conversation::from_json(chat, "chat");
   return out;
 }
 
 void expect_render(const ChatTemplate& chat_template, const Conversation& chat, const RenderOptions& how,
-                   const OrderedJson& want) {
+                   const Json& want) {
   const std::string where = chat_template.name() + " on " + want["chat"].get<std::string>();
   try {
     const Rendered out = chat_template.render(chat, how);
@@ -61,9 +60,9 @@ void expect_render(const ChatTemplate& chat_template, const Conversation& chat, 
 TEST(TextTemplate, RealTemplatesRenderAsTheReference) {
   const auto all = chats();
   size_t renders = 0;
-  for (const OrderedJson& t : goldens()["templates"]) {
+  for (const Json& t : goldens()["templates"]) {
     const auto chat_template = ChatTemplate::parse(t["source"].get<std::string>(), t["name"]);
-    for (const OrderedJson& want : t["renders"]) {
+    for (const Json& want : t["renders"]) {
       expect_render(chat_template, all.at(want["chat"]),
                     options(t["specials"], want["add_generation_prompt"]), want);
       ++renders;
@@ -73,16 +72,16 @@ TEST(TextTemplate, RealTemplatesRenderAsTheReference) {
 }
 
 // A small template over given variables.
-std::string render(const std::string& source, const OrderedJson& kwargs = nullptr) {
+std::string render(const std::string& source, const Json& kwargs = nullptr) {
   Conversation chat;
-  chat.messages = OrderedJson::array();
+  chat.messages = Json::array();
   chat.kwargs = kwargs;
   RenderOptions how;
   how.now = sunday();
   return ChatTemplate::parse(source, "t").render(chat, how).text;
 }
 
-std::string error_of(const std::string& source, const OrderedJson& kwargs = nullptr) {
+std::string error_of(const std::string& source, const Json& kwargs = nullptr) {
   try {
     const std::string text = render(source, kwargs);
     ADD_FAILURE() << source << " renders " << text.substr(0, 200);
@@ -112,7 +111,7 @@ TEST(TextTemplate, ValuesPrintAsPython) {
             "3 -4 2 3.5 1024 2.0");
   EXPECT_EQ(render("{{ x | tojson }}", {{"x", {{"k", {1, 2.5, nullptr, "é\"<\u2028"}}}}}),
             "{\"k\": [1, 2.5, null, \"é\\\"<\u2028\"]}");
-  EXPECT_EQ(render("{{ x | tojson(indent=2) }}", {{"x", {{"k", {1}}, {"e", OrderedJson::array()}}}}),
+  EXPECT_EQ(render("{{ x | tojson(indent=2) }}", {{"x", {{"k", {1}}, {"e", Json::array()}}}}),
             "{\n  \"k\": [\n    1\n  ],\n  \"e\": []\n}");
   EXPECT_EQ(render("{{ 'é👩' | tojson(ensure_ascii=True) }}"), "\"\\u00e9\\ud83d\\udc69\"");
   EXPECT_EQ(render("{{ '\\x41\\u00e9\\t|\\q' }}"), "Aé\t|\\q");
@@ -127,7 +126,7 @@ TEST(TextTemplate, Expressions) {
   EXPECT_EQ(
       render(
           "{{ not a is defined and true }} {{ 3 is divisibleby 3 }} {{ 'A' is upper }} {{ x.y is defined }}",
-          {{"x", OrderedJson::object()}}),
+          {{"x", Json::object()}}),
       "True True True False");
   EXPECT_EQ(render("{{ {'a': {'b': {}}}.a.b }}"), "{}");
   EXPECT_EQ(render("{{ -2 ** 2 }} {{ 1 - -1 }} {{ 'a' if none else 'b' if false else 'c' }}"), "4 2 c");
@@ -232,7 +231,7 @@ TEST(TextTemplate, TruncatedTemplatesNeverCrash) {
   const auto all = chats();
   const Conversation& chat = all.at("tool_use_system");
   size_t parsed = 0;
-  for (const OrderedJson& t : goldens()["templates"]) {
+  for (const Json& t : goldens()["templates"]) {
     const auto source = t["source"].get<std::string>();
     for (size_t cut = 0; cut < source.size(); cut += 7) {
       try {
@@ -252,7 +251,7 @@ TEST(TextTemplate, MangledTemplatesNeverCrash) {
   const Conversation& chat = all.at("tool_use_system");
   uint32_t state = 1;
   const auto random = [&](size_t n) { return (state = state * 1664525 + 1013904223, state >> 8) % n; };
-  for (const OrderedJson& t : goldens()["templates"]) {
+  for (const Json& t : goldens()["templates"]) {
     for (int round = 0; round < 60; ++round) {
       auto source = t["source"].get<std::string>();
       for (int edit = 0; edit < 3; ++edit) {
@@ -273,7 +272,7 @@ TEST(TextTemplate, MangledTemplatesNeverCrash) {
 
 TEST(TextTemplate, ContentIsTold) {
   Conversation chat;
-  chat.messages = OrderedJson::parse(
+  chat.messages = Json::parse(
       R"([{"role": "user", "content": "  one two "}, {"role": "assistant", "content": "three"}])");
   const auto t = ChatTemplate::parse(
       "{% for m in messages %}<{{ m.role }}>{{ (m.content | trim).replace('two', '2') ~ '!' }}{% endfor %}"
@@ -324,7 +323,7 @@ TEST(TextTemplate, WhereTemplatesComeFrom) {
 
 TEST(TextTemplate, Builtins) {
   const auto chat = Conversation::from_json(
-      OrderedJson::parse(
+      Json::parse(
           R"([{"role": "user", "content": "Hi", "input": "in"}, {"role": "assistant", "content": "Yo"}])"),
       "c");
   RenderOptions how;

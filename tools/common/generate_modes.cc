@@ -55,12 +55,10 @@ std::string prompt_text(const Options& options) {
   return unicode::lossy(text);
 }
 
-OrderedJson message(const char* role, const std::string& content) {
-  return {{"role", role}, {"content", content}};
-}
+Json message(const char* role, const std::string& content) { return {{"role", role}, {"content", content}}; }
 
-OrderedJson opening(const Options& options) {
-  OrderedJson messages = OrderedJson::array();
+Json opening(const Options& options) {
+  Json messages = Json::array();
   if (const auto system = options.find<std::string>("system")) messages.push_back(message("system", *system));
   return messages;
 }
@@ -72,12 +70,11 @@ ChatEncoder chat_encoder(const GenerateSession& s) {
   return ChatEncoder(s.tokenizer(), s.text.templates);
 }
 
-std::vector<int32_t> encode_messages(const ChatEncoder& encoder, const OrderedJson& messages) {
+std::vector<int32_t> encode_messages(const ChatEncoder& encoder, const Json& messages) {
   return encoder.encode_prompt(Conversation::from_json(messages, "the conversation"));
 }
 
-OrderedJson result_of(const NamedAdapter& adapter, const Answer& answer, size_t prompt_tokens,
-                      double seconds) {
+Json result_of(const NamedAdapter& adapter, const Answer& answer, size_t prompt_tokens, double seconds) {
   return {{"adapter", adapter.name},
           {"text", answer.text},
           {"tokens", answer.tokens},
@@ -101,14 +98,14 @@ int generate_prompt(GenerateSession& s) {
     if (ids.empty())
       fail(Category::usage, s.options.origin("prompt"), ": has no tokens to continue; write some text");
   } else {
-    OrderedJson messages = opening(s.options);
+    Json messages = opening(s.options);
     messages.push_back(message("user", text));
     ids = encode_messages(chat_encoder(s), messages);
   }
   check_room(s.model->desc(), ids.size(), s.options.origin("prompt"));
 
   const bool json = s.options.get<bool>("json");
-  OrderedJson results = OrderedJson::array();
+  Json results = Json::array();
   for (const NamedAdapter& adapter : s.adapters) {
     if (!json) print_heading(s, adapter);
     const auto start = Clock::now();
@@ -121,14 +118,14 @@ int generate_prompt(GenerateSession& s) {
     say_speed(s.screen, a.tokens, seconds);
     results.push_back(result_of(adapter, a, ids.size(), seconds));
   }
-  if (json) print_json(results.size() == 1 ? results[0] : OrderedJson{{"answers", results}});
+  if (json) print_json(results.size() == 1 ? results[0] : Json{{"answers", results}});
   return 0;
 }
 
 int generate_chat(GenerateSession& s) {
   const ChatEncoder encoder = chat_encoder(s);
   const bool typed = isatty(0) == 1;
-  std::vector<OrderedJson> histories(s.adapters.size(), opening(s.options));
+  std::vector<Json> histories(s.adapters.size(), opening(s.options));
   if (typed) s.screen.line("Write a message; /reset starts over, Ctrl-D leaves.");
   const uint64_t seed = s.answers.seed;
   for (uint64_t turn = 0;; ++turn) {
@@ -142,7 +139,7 @@ int generate_chat(GenerateSession& s) {
       continue;
     }
     for (size_t i = 0; i < s.adapters.size(); ++i) {
-      OrderedJson& history = histories[i];
+      Json& history = histories[i];
       history.push_back(message("user", unicode::lossy(line)));
       const std::vector<int32_t> ids = encode_messages(encoder, history);
       if (static_cast<int64_t>(ids.size()) >= s.model->desc().max_positions) {

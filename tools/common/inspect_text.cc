@@ -68,7 +68,7 @@ std::tm parse_clock(const std::string& text, const std::string& origin) {
 void inspect_tokenize(const Options& options, const fs::path& path) {
   const auto tokenizer = open_tokenizer(path);
   const auto ids = tokenizer->encode(options.get<std::string>("tokenize"), options.get<bool>("special"));
-  OrderedJson tokens = OrderedJson::array();
+  Json tokens = Json::array();
   for (const int32_t id : ids) tokens.push_back(tokenizer->id_to_token(id));
   print_json({{"ids", ids}, {"tokens", tokens}});
 }

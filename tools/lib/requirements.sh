@@ -7,7 +7,6 @@ CMAKE_OLDEST=3.22
 # library file ("-" for header-only ones).
 libraries() {
   cat <<'TABLE'
-libboost-program-options-dev boost/program_options.hpp boost_program_options
 libyaml-cpp-dev yaml-cpp/yaml.h yaml-cpp
 libsimdjson-dev simdjson.h simdjson
 nlohmann-json3-dev nlohmann/json.hpp -
