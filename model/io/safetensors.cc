@@ -261,6 +261,8 @@ void SafetensorsWriter::skip_complete() {
 }
 
 void SafetensorsWriter::write(const std::string& name, const void* data, size_t bytes) {
+  const auto empty = [&](const TensorSpec& t) { return t.name == name && t.bytes() == 0; };
+  if (bytes == 0 && std::any_of(tensors_.begin(), tensors_.end(), empty)) return;
   check(at_ < tensors_.size() && tensors_[at_].name == name, "tensor ", name, " is written out of order");
   check(bytes <= tensors_[at_].bytes() - done_, "more bytes than tensor ", name, " has");
   file_.write(data, bytes);

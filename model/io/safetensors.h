@@ -86,7 +86,8 @@ class SafetensorsWriter {
   SafetensorsWriter(const std::string& path, std::vector<TensorSpec> tensors,
                     const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
   const std::vector<TensorSpec>& order() const { return tensors_; }
-  // The next bytes of tensor `name`, which must be the first of order() that is not complete.
+  // The next bytes of tensor `name`, which must be the first of order() that is not complete. One without
+  // elements is complete from the start; an empty write to it is taken at any time.
   void write(const std::string& name, const void* data, size_t bytes);
   void commit();
 

@@ -156,6 +156,7 @@ TEST_F(Safetensors, WriterOrderAndGuards) {
   expect_error(Category::internal, {"order"}, [&] { w.write("a", &four, 2); });
   expect_error(Category::internal, {"more bytes"}, [&] { w.write("z", "12345", 5); });
   expect_error(Category::internal, {"finished"}, [&] { w.commit(); });
+  w.write("empty", nullptr, 0);
   w.write("z", "12", 2);
   w.write("z", "34", 2);
   w.write("y", "56", 2);
