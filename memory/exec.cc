@@ -7,7 +7,29 @@
 namespace qlora {
 namespace {
 
-constexpr size_t kReservation = size_t{1} << 44;  // addresses only: no page of it is ever touched
+void* reserve(size_t bytes) {
+  void* p = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  return p == MAP_FAILED ? nullptr : p;
+}
+
+// Addresses only: no page of it is ever touched. Less where the address space is limited (ulimit -v).
+size_t reservation_bytes() {
+  static const size_t bytes = [] {
+    size_t n = size_t{1} << 44;
+    for (; n > size_t{1} << 20; n /= 2)
+      if (void* p = reserve(n)) {
+        munmap(p, n);
+        break;
+      }
+    return n;
+  }();
+  return bytes;
+}
+
+[[noreturn]] void no_addresses() {
+  fail(Category::memory,
+       "no address space is left to plan the run in; raise the limit (ulimit -v unlimited)");
+}
 
 size_t aligned(size_t bytes) { return (bytes + Trace::kAlign - 1) / Trace::kAlign * Trace::kAlign; }
 
@@ -27,9 +49,8 @@ Exec::Exec(Device device, int threads, std::byte* arena) : device_(device), thre
 
 Exec Exec::rehearsal(int threads) {
   Exec e({DeviceKind::rehearsal, 0}, threads, nullptr);
-  void* p = mmap(nullptr, kReservation, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  check(p != MAP_FAILED, "no address space for a rehearsal");
-  e.reservation_ = static_cast<std::byte*>(p);
+  e.reservation_ = static_cast<std::byte*>(reserve(reservation_bytes()));
+  if (e.reservation_ == nullptr) no_addresses();
   return e;
 }
 
@@ -45,7 +66,7 @@ Exec::Exec(Exec&& o) noexcept
       handed_out_(o.handed_out_) {}
 
 Exec::~Exec() {
-  if (reservation_ != nullptr) munmap(reservation_, kReservation);
+  if (reservation_ != nullptr) munmap(reservation_, reservation_bytes());
 }
 
 Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
@@ -57,7 +78,7 @@ Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
   b.span_ = next_++;
   if (rehearsing()) {
     trace_->spans.push_back({name, region, bytes, trace_->now++, Trace::kForever});
-    check(handed_out_ + bytes <= kReservation, "rehearsal ran out of addresses");
+    if (bytes > reservation_bytes() - handed_out_) no_addresses();
     b.data_ = reservation_ + handed_out_;
     handed_out_ += bytes;
     return b;

@@ -29,17 +29,30 @@ int body(Options& options) {
   if (fs::exists(fs::path(out) / "config.json") && !options.get<bool>("overwrite-output-dir"))
     fail(Category::usage, out,
          ": holds a model already; replace it with --overwrite-output-dir, or give another --output-dir");
+  std::error_code absent;
+  if (fs::equivalent(source.path, out, absent))
+    fail(Category::usage, out, ": is the model itself, which would be lost; give another --output-dir");
+  const bool made = !fs::exists(out);
   const std::unique_ptr<Checkpoint> base = Checkpoint::open(source.path.string());
   const TextTools text = open_text_if_any(source.path, std::nullopt);
 
   FolderSpec spec;
   spec.quantize = quantization_of(options, options.get<std::string>("bits"));
   spec.threads = thread_count(options);
+  int64_t shown = 0;
   spec.progress = [&](double share) {
-    screen.progress({.what = "quantizing", .done = static_cast<int64_t>(share * 100), .total = 100});
+    const int64_t percent = static_cast<int64_t>(share * 100);
+    if (!screen.terminal() && percent < shown + 10) return;  // a pipe gets a line for each call
+    shown = percent;
+    screen.progress({.what = "quantizing", .done = percent, .total = 100});
   };
-  write_model_folder(*base, out, spec);
-  save_text(text, out);
+  try {
+    write_model_folder(*base, out, spec);
+    save_text(text, out);
+  } catch (const Error&) {
+    if (made) fs::remove(out, absent);  // only when nothing was written there
+    throw;
+  }
   screen.finish();
 
   const uint64_t bytes = folder_bytes(out);

@@ -47,6 +47,14 @@ class Watcher : public TrainerEvents {
   Screen& screen_;
 };
 
+// Whether a checkpoint lies in the output folder itself.
+bool resumes_here(const std::string& from, const std::string& out) {
+  namespace fs = std::filesystem;
+  std::error_code absent;
+  const fs::path checkpoint = fs::absolute(from + "/").lexically_normal().parent_path();
+  return from == "last" || fs::equivalent(checkpoint.parent_path(), out, absent);
+}
+
 class TrainTool {
  public:
   explicit TrainTool(Options& options)
@@ -244,7 +252,9 @@ int TrainTool::run() {
     return 0;
   }
   PolledSignals signals;
-  const OutputFolder folder(out_, resume      ? OutputFolder::Use::resume
+  // A checkpoint of another folder goes into a fresh one: what a run of its own left there is not its past.
+  const bool goes_on = resume && resumes_here(options_.get<std::string>("resume-from-checkpoint"), out_);
+  const OutputFolder folder(out_, goes_on     ? OutputFolder::Use::resume
                                   : overwrite ? OutputFolder::Use::overwrite
                                               : OutputFolder::Use::fresh);
   open();

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <random>
 
@@ -94,8 +95,12 @@ TEST(RunBits, ConfigFileOfARunFromAnAdapterRerunsIt) {
 TEST(RunBits, KilledAnywhereAndResumed) {
   const Scratch scratch;
   const std::string whole = scratch.path() / "whole", out = scratch.path() / "killed";
-  ASSERT_EQ(run("qlora-train", train_words(whole, kRandom)).code, 0);
-  const Words words = train_words(out, with(kRandom, {"--resume-from-checkpoint", "last"}));
+  const Words longer = with(kRandom, {"--num-train-epochs", "6"});
+  const auto began = std::chrono::steady_clock::now();
+  ASSERT_EQ(run("qlora-train", train_words(whole, longer)).code, 0);
+  const auto took =
+      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - began);
+  const Words words = train_words(out, with(longer, {"--resume-from-checkpoint", "last"}));
   std::mt19937 random(1);
   int kills = 0, while_writing = 0;
   for (int turn = 0;; ++turn) {
@@ -106,7 +111,8 @@ TEST(RunBits, KilledAnywhereAndResumed) {
     // third turn is left to make a step, so that the run comes to its end.
     if (turn % 3 == 0) r.wait_for([&] { return holds_partial(out); });
     if (turn % 3 == 1) r.wait_for([&] { return newest_step(out) > from; });
-    usleep(static_cast<useconds_t>(random() % (turn % 3 == 2 ? 150000 : 3000)));
+    const long longest_wait[] = {200, 2000, 1 + took.count() / 3};
+    usleep(static_cast<useconds_t>(static_cast<long>(random()) % longest_wait[turn % 3]));
     kill(r.pid(), SIGKILL);
     while_writing += holds_partial(out);
     const Ended e = r.wait();

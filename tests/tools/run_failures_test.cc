@@ -115,6 +115,30 @@ TEST_F(RunFailures, MemoryBudgetTooSmall) {
   EXPECT_EQ(fits.code, 0) << fits.err;
 }
 
+// Plans are made in addresses alone: a limit on those is no bug of ours.
+TEST_F(RunFailures, AddressSpaceLimited) {
+#ifndef __SANITIZE_ADDRESS__  // the sanitizer's own shadow is terabytes
+  const Ended e =
+      run("qlora-train", train_words(out, {"--max-steps", "1"}), {.addresses = uint64_t{2} << 30});
+  EXPECT_EQ(e.code, 0) << e.err;
+#endif
+}
+
+TEST_F(RunFailures, QuantizingOntoTheModelItself) {
+  const std::string model = model_copy(), before = slurp(model + "/model.safetensors");
+  expect_error(run("qlora-quantize",
+                   {"--model", model, "--output-dir", model + "/.", "--overwrite-output-dir", "--quiet"}),
+               2, {model, "--output-dir"});
+  EXPECT_EQ(slurp(model + "/model.safetensors"), before);
+}
+
+TEST_F(RunFailures, QuantizingWithoutRoom) {
+  const Ended e =
+      run("qlora-quantize", {"--model", golden_model(), "--output-dir", out, "--quiet"}, {.file = 50000});
+  expect_error(e, 5, {out});
+  EXPECT_FALSE(fs::exists(out));
+}
+
 TEST_F(RunFailures, Diverged) {
   const Ended e = train({"--learning-rate", "1e30", "--num-train-epochs", "3", "--report-to", "tensorboard"});
   expect_error(e, 6, {out, "step", "--learning-rate"});
@@ -155,7 +179,7 @@ TEST_F(RunFailures, NoSpaceLeft) {
   ASSERT_FALSE(before.empty());
   const uint64_t adapter = adapter_of(whole).size();
   for (uint64_t limit : {uint64_t{400}, uint64_t{900}, adapter / 2, adapter + 100}) {
-    const Ended e = run("qlora-train", train_words(out, more), limit);
+    const Ended e = run("qlora-train", train_words(out, more), {.file = limit});
     expect_error(e, 5, {scratch.path().string()});
     EXPECT_EQ(slurp(checkpoint), before) << limit;
     EXPECT_FALSE(fs::exists(out + "/checkpoint-3")) << limit;

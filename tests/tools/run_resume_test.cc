@@ -183,6 +183,23 @@ TEST_F(RunResume, BestIsTheLowestAndEndsTheRun) {
   EXPECT_EQ(adapter_of(out), former);
 }
 
+TEST_F(RunResume, ACheckpointElsewhereGoesIntoAFreshFolder) {
+  const std::string other = scratch.path() / "other";
+  const Words words = {"--max-steps", "3", "--save-total-limit", "9"};
+  ASSERT_EQ(train(words).code, 0);
+  ASSERT_EQ(run("qlora-train", train_words(other, words)).code, 0);
+  Words from = words;
+  from.insert(from.end(), {"--resume-from-checkpoint", out + "/checkpoint-1"});
+  expect_refused(run("qlora-train", train_words(other, from)), 2, {other, "holds a run"});
+  EXPECT_TRUE(fs::exists(other + "/checkpoint-3"));
+  const std::string fresh = scratch.path() / "fresh";
+  ASSERT_EQ(run("qlora-train", train_words(fresh, from)).code, 0);
+  EXPECT_EQ(adapter_of(fresh), adapter_of(out));
+  from.back() += "/";
+  from[from.size() - 1] = out + "/checkpoint-1/";
+  EXPECT_EQ(train(from).code, 0) << "a slash at the end is the same folder";
+}
+
 // The program that measures agrees with what the run said, on both halves of the adapter's way.
 TEST_F(RunResume, EvalGivesTheTrainersLoss) {
   for (const char* compute : {"fp32", "bf16"}) {

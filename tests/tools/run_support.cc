@@ -25,7 +25,7 @@ std::string fresh_file() {
 
 }  // namespace
 
-Running::Running(const std::string& program, const Words& words, std::optional<uint64_t> file_limit)
+Running::Running(const std::string& program, const Words& words, const Limits& limits)
     : out_(fresh_file()), err_(fresh_file()) {
   std::vector<std::string> all = words;
   all.insert(all.begin(), std::string(QLORA_BIN) + "/" + program);
@@ -39,10 +39,12 @@ Running::Running(const std::string& program, const Words& words, std::optional<u
   dup2(open(out_.c_str(), O_WRONLY), 1);
   dup2(open(err_.c_str(), O_WRONLY), 2);
   setenv("OMP_WAIT_POLICY", "passive", 1);
-  if (file_limit) {
-    const rlimit limit{*file_limit, *file_limit};
-    setrlimit(RLIMIT_FSIZE, &limit);
-  }
+  const auto limit = [](int what, std::optional<uint64_t> bytes) {
+    const rlimit both{bytes.value_or(0), bytes.value_or(0)};
+    if (bytes) setrlimit(static_cast<__rlimit_resource_t>(what), &both);
+  };
+  limit(RLIMIT_FSIZE, limits.file);
+  limit(RLIMIT_AS, limits.addresses);
   execv(argv[0], argv.data());
   _exit(127);
 }
@@ -77,8 +79,8 @@ Ended Running::wait() {
   return {killed ? 128 + WTERMSIG(status_) : WEXITSTATUS(status_), killed, slurp(out_), slurp(err_)};
 }
 
-Ended run(const std::string& program, const Words& words, std::optional<uint64_t> file_limit) {
-  return Running(program, words, file_limit).wait();
+Ended run(const std::string& program, const Words& words, const Limits& limits) {
+  return Running(program, words, limits).wait();
 }
 
 std::string slurp(const std::string& path) {

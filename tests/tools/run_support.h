@@ -20,11 +20,16 @@ struct Ended {
   std::string out, err;
 };
 
+// Limits of the system, in bytes.
+struct Limits {
+  std::optional<uint64_t> file = {};       // beyond which a write fails as on a full disk
+  std::optional<uint64_t> addresses = {};  // ulimit -v
+};
+
 // A program under way; its output goes to files, so that it never waits for a reader.
 class Running {
  public:
-  // `file_limit`: RLIMIT_FSIZE in bytes, beyond which a write fails as on a full disk.
-  Running(const std::string& program, const Words& words, std::optional<uint64_t> file_limit = {});
+  Running(const std::string& program, const Words& words, const Limits& limits = {});
   ~Running();
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;
@@ -42,7 +47,7 @@ class Running {
   std::string out_, err_;
 };
 
-Ended run(const std::string& program, const Words& words, std::optional<uint64_t> file_limit = {});
+Ended run(const std::string& program, const Words& words, const Limits& limits = {});
 
 std::string slurp(const std::string& path);
 std::vector<std::string> lines_of(const std::string& text);
