@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "memory/error.h"
+#include "model/io/checkpoint.h"
 
 namespace qlora::io_test {
 
@@ -129,5 +130,11 @@ class GgufBuilder {
   std::string values_, tensors_, data_;
   uint64_t n_values_ = 0, n_tensors_ = 0;
 };
+
+inline std::vector<float> rows_of(const Checkpoint& c, const std::string& name, int64_t rows, int64_t cols) {
+  std::vector<float> out(static_cast<size_t>(rows * cols));
+  c.read_rows(name, 0, rows, out.data());
+  return out;
+}
 
 }  // namespace qlora::io_test
