@@ -8,9 +8,9 @@
 #include <cstring>
 #include <filesystem>
 
-#include "tests/train/llama_fixture.h"
 #include "memory/file.h"
 #include "tests/support/golden.h"
+#include "tests/train/llama_fixture.h"
 
 namespace qlora::testing {
 namespace {
@@ -147,6 +147,7 @@ TEST_F(TrainerTest, AResumedRunGivesTheBitsOfAnUnbrokenOne) {
     setup.optimizer = optimizer;
     setup.trainer.logging_steps = 2;
     setup.evaluates = true;
+    setup.trainer.schedule.learning_rate = .5;  // evaluations get worse: the best one lies before the stops
     const test::TempFolder unbroken;
     const Outcome want = run(setup, unbroken.path());
     ASSERT_EQ(want.end, Trainer::End::done);
@@ -198,6 +199,35 @@ TEST_F(TrainerTest, ClippingBoundsTheStep) {
     const double want = .5 * (most == .25 ? .25 : norm);
     EXPECT_NEAR(std::sqrt(way), want, 2e-6 * want + std::sqrt(size) * std::ldexp(1, -23)) << most;
   }
+}
+
+// The second line is what the engine says of the second step's data, from the first step's checkpoint, under
+// masks of that step.
+TEST_F(TrainerTest, ALineIsThatOfItsStep) {
+  RunSetup setup;
+  setup.trainer.save_steps = 1;
+  const test::TempFolder folder;
+  const TrainMetrics line = run(setup, folder.path(), 2).metrics.train[1];
+
+  BatchPlan plan(data, setup.batches);
+  EngineOptions options;
+  options.numerics = {DType::f32, DType::f32};
+  options.train = plan.maxima();
+  options.lora_dropout = setup.trainer.lora_dropout;
+  Engine engine(model, adapter.layout, options);
+  engine.reserve();
+  read_params(folder / "checkpoint-1", engine.params());
+  Step step;
+  plan.step(1, step);
+  engine.zero_grads();
+  double loss = 0;
+  for (const Batch& b : step.microbatches)
+    loss += engine
+                .train(b, {setup.trainer.seed, 1, 0, setup.trainer.lora_dropout},
+                       static_cast<float>(1. / static_cast<double>(step.loss_tokens)))
+                .loss;
+  EXPECT_EQ(line.loss, loss / static_cast<double>(step.loss_tokens));
+  EXPECT_EQ(line.grad_norm, engine.grad_norm());
 }
 
 TEST_F(TrainerTest, EachStepUsesItsRate) {
