@@ -9,6 +9,7 @@
 namespace qlora {
 namespace {
 
+using io_test::bytes_of;
 using io_test::expect_error;
 using io_test::GgufBuilder;
 using io_test::kModels;
