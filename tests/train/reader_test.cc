@@ -153,6 +153,12 @@ TEST(Reader, PromptCompletion) {
             (Lines{"q AB[E]", "wITHAL[E]", "<UQ[>]\n[<]AX[>]\n[<]AAB[>]\n"}));
 }
 
+// A letter, where the row above has a space: upper and lower case of that are one.
+TEST(Reader, ThePromptsLastTokenHasNoLoss) {
+  const std::string path = file("border.jsonl", R"({"prompt": "qr", "completion": "ab"})");
+  EXPECT_EQ(all(read(path)), (Lines{"qrAB[E]"}));
+}
+
 TEST(Reader, TextGoesOn) {
   ReadOptions o;
   o.max_seq_length = 4;

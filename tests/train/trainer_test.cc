@@ -147,7 +147,7 @@ TEST_F(TrainerTest, AResumedRunGivesTheBitsOfAnUnbrokenOne) {
     setup.optimizer = optimizer;
     setup.trainer.logging_steps = 2;
     setup.evaluates = true;
-    setup.trainer.schedule.learning_rate = .5;  // evaluations get worse: the best one lies before the stops
+    setup.trainer.schedule.learning_rate = .5;
     const test::TempFolder unbroken;
     const Outcome want = run(setup, unbroken.path());
     ASSERT_EQ(want.end, Trainer::End::done);
