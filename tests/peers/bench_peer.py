@@ -32,9 +32,9 @@ values = [p for p in model.parameters() if p.requires_grad]
 optimizer = torch.optim.AdamW(values, lr=2e-4, weight_decay=0.0)
 
 first_step = time.time() - options.spawned
-seconds, losses = [], []
+seconds, processor, losses = [], [], []
 for step in range(options.steps):
-    began = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
     ids = torch.tensor([rows[(step * options.batch + i) % len(rows)] for i in range(options.batch)])
     with peer.precision(options.compute):
         loss = model(input_ids=ids, labels=ids).loss
@@ -43,6 +43,13 @@ for step in range(options.steps):
     torch.nn.utils.clip_grad_norm_(values, 1.0)
     optimizer.step()
     seconds.append(time.perf_counter() - began)
+    processor.append(time.process_time() - used)
     losses.append(loss.item())
-steady = options.batch * options.sequence * (options.steps - 1) / sum(seconds[1:])
-print(json.dumps({"tokens_per_second": steady, "first_step": first_step, "losses": losses}))
+tokens = options.batch * options.sequence * (options.steps - 1)
+result = {
+    "tokens_per_second": tokens / sum(seconds[1:]),
+    "cpu_seconds": 1000 * sum(processor[1:]) / tokens,
+    "first_step": first_step,
+    "losses": losses,
+}
+print(json.dumps(result))
