@@ -174,8 +174,15 @@ void ConfigReader::ignore(std::initializer_list<const char*> keys) {
 
 void ConfigReader::finish() {
   known_.insert(std::begin(kHarmless), std::end(kHarmless));
+  // A leading underscore is transformers' own bookkeeping (_name_or_path, _attn_implementation), and a
+  // token's id names a token: the model computes the same.
+  const auto harmless = [](const std::string& key) {
+    const std::string_view token_id = "_token_id";
+    return key.front() == '_' || (key.size() > token_id.size() &&
+                                  key.compare(key.size() - token_id.size(), token_id.size(), token_id) == 0);
+  };
   for (const auto& [key, value] : config_.items())
-    if (!value.is_null() && known_.count(key) == 0)
+    if (!value.is_null() && known_.count(key) == 0 && (key.empty() || !harmless(key)))
       refuse(key.c_str(), "the engine does not know this key, which may change what the model computes",
              "remove it if it does not");
 }

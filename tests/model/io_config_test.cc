@@ -87,6 +87,16 @@ TEST(Config, Llama) {
               biased.tied);
 }
 
+// What transformers leaves in a model that it read from a GGUF.
+TEST(Config, BookkeepingIsNoMathematics) {
+  Json config = golden_config("llama");
+  config["_model_name_or_path"] = "somewhere";
+  config["unk_token_id"] = 0;
+  EXPECT_EQ(describe(config).dim, 128);
+  config["a_new_kind_of_scaling"] = 2;
+  EXPECT_THROW(describe(config), Error);
+}
+
 // transformers' LlamaConfig: an absent key has its default.
 TEST(Config, AbsentKeysTakeTheFamilysDefaults) {
   const ModelDesc d = describe(Json{{"model_type", "llama"}});
