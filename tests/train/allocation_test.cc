@@ -4,8 +4,11 @@
 #include <atomic>
 #include <cstdlib>
 #include <functional>
-#include <new>
 #include <vector>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/allocator_interface.h>
+#endif
 
 #include "tests/train/llama_fixture.h"
 
@@ -17,15 +20,10 @@ void count() {
 }
 }  // namespace
 
-#if defined(__SANITIZE_ADDRESS__) || !defined(__GLIBC__)
-// The sanitizer owns malloc; operator new, which all of our code goes through, may be replaced.
-void* operator new(size_t bytes) {
-  count();
-  if (void* p = std::malloc(bytes == 0 ? 1 : bytes)) return p;
-  throw std::bad_alloc();
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
+#if defined(__SANITIZE_ADDRESS__)
+// The sanitizer owns malloc and tells of each call.
+[[maybe_unused]] const int hooked = __sanitizer_install_malloc_and_free_hooks(
+    [](const volatile void*, size_t) { count(); }, [](const volatile void*) {});
 #else
 extern "C" {
 void* __libc_malloc(size_t);
