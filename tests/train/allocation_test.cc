@@ -6,10 +6,6 @@
 #include <functional>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/allocator_interface.h>
-#endif
-
 #include "tests/train/llama_fixture.h"
 
 namespace {
@@ -21,7 +17,9 @@ void count() {
 }  // namespace
 
 #if defined(__SANITIZE_ADDRESS__)
-// The sanitizer owns malloc and tells of each call.
+// The sanitizer owns malloc and tells of each call. (Debian's GCC ships the function without its header.)
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void*, size_t),
+                                                         void (*)(const volatile void*));
 [[maybe_unused]] const int hooked = __sanitizer_install_malloc_and_free_hooks(
     [](const volatile void*, size_t) { count(); }, [](const volatile void*) {});
 #else
