@@ -96,6 +96,11 @@ class Exec {
   Device device() const { return device_; }
   bool rehearsing() const { return device_.kind == DeviceKind::rehearsal; }
   int threads() const { return threads_; }
+  // The trace of the phase in force.
+  Trace& trace() const {
+    check(trace_ != nullptr, "no phase is in force");
+    return *trace_;
+  }
 
   // Fills every span with NaN bytes when it is handed out, so that a read of what was never written shows.
   // For tests.

@@ -102,8 +102,8 @@ class Descriptor {
   int fd_;
 };
 
-// A descriptor of a regular file and its size. O_NONBLOCK: a FIFO is refused, not waited for.
-int open_regular(const std::string& path, size_t& size) {
+// A descriptor of a regular file, and which it is. O_NONBLOCK: a FIFO is refused, not waited for.
+int open_regular(const std::string& path, FileId& id) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
     const bool system_failed = errno == EIO || errno == EMFILE || errno == ENFILE || errno == ENOMEM;
@@ -121,7 +121,7 @@ int open_regular(const std::string& path, size_t& size) {
     fail(Category::input, path, ": is ", S_ISDIR(info.st_mode) ? "a folder" : "no regular file",
          "; name a regular file");
   }
-  size = static_cast<size_t>(info.st_size);
+  id = {info.st_dev, info.st_ino, static_cast<uint64_t>(info.st_size)};
   return fd;
 }
 
@@ -174,8 +174,8 @@ int sync_retrying(int fd) {
 }  // namespace
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
-  size_t size = 0;
-  const Descriptor fd(open_regular(path, size));
+  const Descriptor fd(open_regular(path, id_));
+  const size_t size = id_.size;
   if (size == 0) return;  // nothing to map; data() stays null
   void* data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd.get(), 0);
   if (data == MAP_FAILED) {
@@ -264,8 +264,9 @@ void FileWriter::commit() {
 }
 
 std::string read_file(const std::string& path, size_t limit) {
-  size_t size = 0;
-  const Descriptor fd(open_regular(path, size));
+  FileId id;
+  const Descriptor fd(open_regular(path, id));
+  const size_t size = id.size;
   if (size > limit)
     fail(Category::input, path, ": is ", size, " bytes, more than the ", limit,
          " that such a file may have; check that it is the right file");

@@ -10,6 +10,12 @@
 
 namespace qlora {
 
+// Which file a path led to, so that one opened again is known to be the same.
+struct FileId {
+  uint64_t device = 0, inode = 0, size = 0;
+  bool operator==(const FileId&) const = default;
+};
+
 // A file mapped read-only, whole. Pages come from the page cache as they are touched and may be dropped
 // again. A file that shrinks while it is mapped ends the process with one line and exit 5 instead of a
 // SIGBUS.
@@ -25,8 +31,10 @@ class MappedFile {
     return *this;
   }
   const std::string& path() const { return path_; }
+  const FileId& id() const { return id_; }
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
+  bool contains(const void* p) const { return p >= data_ && p < data_ + size_; }
   std::string_view text() const { return {reinterpret_cast<const char*>(data_), size_}; }
   // Tells the system that [offset, offset + bytes) will not be read again soon.
   void forget(size_t offset, size_t bytes) const;
@@ -34,11 +42,13 @@ class MappedFile {
  private:
   void swap(MappedFile& o) {
     std::swap(path_, o.path_);
+    std::swap(id_, o.id_);
     std::swap(data_, o.data_);
     std::swap(size_, o.size_);
     std::swap(slot_, o.slot_);
   }
   std::string path_;
+  FileId id_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
   int slot_ = -1;  // in the table that the SIGBUS handler reads

@@ -20,6 +20,8 @@ const char* name_of(Region r) {
       return "workspace";
     case Region::logits:
       return "logits";
+    case Region::staging:
+      return "staging";
     case Region::data:
       return "data";
   }

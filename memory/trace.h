@@ -1,13 +1,24 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 namespace qlora {
 
 // What a span of memory is for: the rows of a memory plan.
-enum class Region : uint8_t { base, adapter, gradients, moments, activations, workspace, logits, data };
+enum class Region : uint8_t {
+  base,
+  adapter,
+  gradients,
+  moments,
+  activations,
+  workspace,
+  logits,
+  staging,  // slots of pagers, rows on their way from a file
+  data
+};
 const char* name_of(Region r);
 
 // One allocation: when it is made and freed, counted in events of its trace, and where it lies in the arena.
@@ -24,6 +35,17 @@ struct OpCost {
   double flops, bytes_read, bytes_written;
 };
 
+// What a use of a page needs: its bytes (read), a place for new ones (write), or both (update).
+enum class Access : uint8_t { read, write, update };
+
+// One use of a page, from acquire to release (memory/pager.h), counted in events of its trace.
+struct PageUse {
+  uint32_t page;
+  Access access;
+  size_t bytes;
+  int64_t acquired, released;
+};
+
 // What one phase (a microbatch, an optimizer step, an evaluation batch) allocates and computes, in order, as
 // rehearsed once for the largest batch. The order of allocations hangs on the configuration alone, never on
 // data: a real request may be smaller than its span, never larger, and comes in the same place.
@@ -35,6 +57,7 @@ struct Trace {
   std::string name;
   std::vector<Span> spans;
   std::vector<OpCost> ops;
+  std::map<std::string, std::vector<PageUse>> page_uses;  // by the pager's name, in order
   int64_t now = 0;
   size_t base = 0;   // where in the arena the phase's memory begins
   size_t bytes = 0;  // its extent, by lay_out
