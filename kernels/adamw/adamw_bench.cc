@@ -17,5 +17,3 @@ BENCHMARK(adamw_step)->Arg(1 << 16)->Arg(4884480)->UseManualTime();
 
 }  // namespace
 }  // namespace qlora
-
-BENCHMARK_MAIN();

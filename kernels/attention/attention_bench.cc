@@ -43,5 +43,3 @@ BENCHMARK_CAPTURE(attention, backward_bf16, DType::bf16, true)->Apply(sizes);
 
 }  // namespace
 }  // namespace qlora
-
-BENCHMARK_MAIN();

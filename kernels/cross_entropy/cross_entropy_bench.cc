@@ -25,5 +25,3 @@ BENCHMARK(cross_entropy_rows)
 
 }  // namespace
 }  // namespace qlora
-
-BENCHMARK_MAIN();

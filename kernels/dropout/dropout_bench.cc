@@ -19,5 +19,3 @@ BENCHMARK_CAPTURE(dropout, bf16, DType::bf16)->Arg(576)->Arg(4096)->UseManualTim
 
 }  // namespace
 }  // namespace qlora
-
-BENCHMARK_MAIN();

@@ -27,5 +27,3 @@ BENCHMARK_CAPTURE(gated_act, backward_bf16, DType::bf16, true)->Arg(1536)->UseMa
 
 }  // namespace
 }  // namespace qlora
-
-BENCHMARK_MAIN();

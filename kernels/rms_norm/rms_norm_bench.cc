@@ -28,5 +28,3 @@ BENCHMARK_CAPTURE(rms_norm, backward_bf16, DType::bf16, true)->Arg(576)->Arg(409
 
 }  // namespace
 }  // namespace qlora
-
-BENCHMARK_MAIN();
