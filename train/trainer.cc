@@ -53,11 +53,11 @@ void Trainer::step(int64_t number) {
          sum.loss / static_cast<double>(sum.tokens), ", gradient norm ", norm,
          "; nothing was updated and the last checkpoint stands: lower --learning-rate");
   AdamWHyper h;
-  h.lr = static_cast<float>(rate);
-  h.beta1 = static_cast<float>(options_.beta1);
-  h.beta2 = static_cast<float>(options_.beta2);
-  h.epsilon = static_cast<float>(options_.epsilon);
-  h.weight_decay = static_cast<float>(options_.weight_decay);
+  h.lr = rate;
+  h.beta1 = options_.beta1;
+  h.beta2 = options_.beta2;
+  h.epsilon = options_.epsilon;
+  h.weight_decay = options_.weight_decay;
   h.step = number + 1;
   if (options_.max_grad_norm > 0)
     h.grad_scale = static_cast<float>(std::min(1.0, options_.max_grad_norm / (norm + 1e-6)));

@@ -7,7 +7,7 @@
 namespace qlora {
 
 struct AdamWHyper {
-  float lr = 0, beta1 = 0.9f, beta2 = 0.999f, epsilon = 1e-8f, weight_decay = 0;
+  double lr = 0, beta1 = 0.9, beta2 = 0.999, epsilon = 1e-8, weight_decay = 0;
   int64_t step = 1;      // t, from 1
   float grad_scale = 1;  // multiplies every gradient first (clipping)
 };
@@ -22,7 +22,7 @@ void adamw(Exec& e, const AdamWHyper& hyper, std::span<float> params, std::span<
            std::span<float> m, std::span<float> v);
 
 // p -= lr * (g*grad_scale + wd*p): torch's SGD without momentum.
-void sgd(Exec& e, float lr, float weight_decay, float grad_scale, std::span<float> params,
+void sgd(Exec& e, double lr, double weight_decay, float grad_scale, std::span<float> params,
          std::span<const float> grads);
 
 }  // namespace qlora

@@ -9,9 +9,7 @@ namespace {
 void adamw_step(benchmark::State& state) {
   const auto n = static_cast<size_t>(state.range(0));
   std::vector<float> p(n, .1f), g(n, .01f), m(n), v(n);
-  testing::measure_bytes(state, [&](Exec& e) {
-    adamw(e, {1e-3f, .9f, .999f, 1e-8f, .01f, 1, 1}, p, g, m, v);
-  });
+  testing::measure_bytes(state, [&](Exec& e) { adamw(e, {1e-3, .9, .999, 1e-8, .01, 1, 1}, p, g, m, v); });
 }
 BENCHMARK(adamw_step)->Arg(1 << 16)->Arg(4884480)->UseManualTime();
 

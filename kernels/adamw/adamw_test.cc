@@ -4,6 +4,7 @@
 
 #include "kernels/adamw/adamw_ref.h"
 #include "tests/support/golden_tensors.h"
+#include "tests/support/optim_numbers.h"
 #include "tests/support/run_op.h"
 #include "tests/support/tensor.h"
 
@@ -21,9 +22,9 @@ std::vector<float> floats(int64_t n, uint64_t seed, double scale) {
 TEST(AdamW, AgreesWithTheDefinition) {
   for (Isa isa : testing::isas())
     for (int64_t n : {1, 15, 16, 33, 20000})
-      for (const auto& [step, epsilon] : {std::pair(1, 1e-8f), {1, .1f}, {2, .1f}, {1000, 1e-8f}}) {
+      for (const auto& [step, epsilon] : {std::pair(1, 1e-8), {1, .1}, {2, .1}, {1000, 1e-8}}) {
         const testing::WithIsa with(isa);
-        const AdamWHyper h{1e-3f, .9f, .95f, epsilon, .01f, step, .25f};
+        const AdamWHyper h{1e-3, .9, .95, epsilon, .01, step, .25f};
         const std::vector<float> g = floats(n, 1, 1), p0 = floats(n, 2, .1), m0 = floats(n, 3, .1);
         std::vector<float> v0 = floats(n, 4, .1), p = p0, m = m0;
         for (float& x : v0) x = x * x;
@@ -47,25 +48,9 @@ TEST(AdamW, AgreesWithTheDefinition) {
       }
 }
 
-// The fixtures' numbers (tests/golden/kernels/README.md).
-uint32_t hash(uint32_t i, uint32_t k, uint32_t t) {
-  uint32_t x = i * 0x9E3779B1u + t * 0x85EBCA77u + k * 0xC2B2AE3Du;
-  x = (x ^ (x >> 16)) * 0x7FEB352Du;
-  x = (x ^ (x >> 15)) * 0x846CA68Bu;
-  return x ^ (x >> 16);
-}
-double uniform(uint32_t x) { return (x >> 8) * std::ldexp(1, -24) - .5; }
-std::vector<float> gradient(uint32_t n, uint32_t k, uint32_t t) {
-  std::vector<float> g;
-  for (uint32_t i = 0; i < n; ++i)
-    g.push_back(
-        static_cast<float>(uniform(hash(i, k, t)) * std::ldexp(1, -static_cast<int>(hash(i, k, t) & 7))));
-  return g;
-}
-
 struct Trajectory {
   const char* tag;
-  float weight_decay, beta2;
+  double weight_decay, beta2;
   uint32_t k, n, every;
 };
 
@@ -85,19 +70,17 @@ void expect_values(const golden::Tensors& file, const std::string& key, const st
 TEST(AdamW, FollowsTorchAndBitsandbytes) {
   const golden::Tensors file("kernels/optim.safetensors");
   for (const Trajectory& c :
-       {Trajectory{"wd0.01.b0.999", .01f, .999f, 0, 300, 1},
-        Trajectory{"wd0.01.b0.999", .01f, .999f, 1, 4096, 8}, Trajectory{"wd0.b0.95", 0, .95f, 0, 300, 1},
-        Trajectory{"wd0.b0.95", 0, .95f, 1, 4096, 8}})
+       {Trajectory{"wd0.01.b0.999", .01, .999, 0, 300, 1}, Trajectory{"wd0.01.b0.999", .01, .999, 1, 4096, 8},
+        Trajectory{"wd0.b0.95", 0, .95, 0, 300, 1}, Trajectory{"wd0.b0.95", 0, .95, 1, 4096, 8}})
     for (Isa isa : testing::isas()) {
       SCOPED_TRACE(cat(c.tag, " p", c.k, " ", name_of(isa)));
       const testing::WithIsa with(isa);
-      std::vector<float> p, m(c.n), v(c.n);
-      for (uint32_t i = 0; i < c.n; ++i) p.push_back(static_cast<float>(uniform(hash(i, c.k, 0)) / 8));
+      std::vector<float> p = testing::optim_params(c.n, c.k), m(c.n), v(c.n);
       const std::string number = std::to_string(c.k);
       for (uint32_t t = 1; t <= 20; ++t) {
-        const std::vector<float> g = gradient(c.n, c.k, t);
+        const std::vector<float> g = testing::optim_gradient(c.n, c.k, t);
         testing::run_planned(1, [&](Exec& e) {
-          adamw(e, {1e-3f, .9f, c.beta2, 1e-8f, c.weight_decay, t, 1}, p, g, m, v);
+          adamw(e, {1e-3, .9, c.beta2, 1e-8, c.weight_decay, t, 1}, p, g, m, v);
         });
         if (t != 1 && t != 2 && t != 5 && t != 20) continue;
         const std::string key = cat(".", c.tag, ".p", number, ".step", t);
@@ -113,7 +96,7 @@ TEST(AdamW, FollowsTorchAndBitsandbytes) {
 TEST(AdamW, SameBitsWhateverTheThreads) {
   const std::vector<float> g = floats(50000, 1, 1);
   std::vector<float> p1 = floats(50000, 2, 1), m1(50000), v1(50000), p3 = p1, m3 = m1, v3 = v1;
-  const AdamWHyper h{1e-3f, .9f, .999f, 1e-8f, .01f, 1, 1};
+  const AdamWHyper h{1e-3, .9, .999, 1e-8, .01, 1, 1};
   testing::run_planned(1, [&](Exec& e) { adamw(e, h, p1, g, m1, v1); });
   testing::run_planned(3, [&](Exec& e) { adamw(e, h, p3, g, m3, v3); });
   EXPECT_EQ(p1, p3);
@@ -126,7 +109,7 @@ TEST(Sgd, AgreesWithTheDefinition) {
       const testing::WithIsa with(isa);
       const std::vector<float> g = floats(n, 1, 1), p0 = floats(n, 2, 1);
       std::vector<float> p = p0;
-      testing::run_planned(2, [&](Exec& e) { sgd(e, .125f, .01f, .5f, p, g); });
+      testing::run_planned(2, [&](Exec& e) { sgd(e, .125, .01f, .5f, p, g); });
       for (int64_t i = 0; i < n; ++i) {
         double expected = p0[i];
         ref::sgd<double>(.125, .01f, .5, expected, g[i]);
@@ -138,7 +121,7 @@ TEST(Sgd, AgreesWithTheDefinition) {
 TEST(AdamW, RefusesStepZero) {
   std::vector<float> p(1), m(1), v(1);
   Exec e({DeviceKind::cpu, 0}, 1, nullptr);
-  EXPECT_THROW(adamw(e, {1e-3f, .9f, .999f, 1e-8f, 0, 0, 1}, p, p, m, v), Error);
+  EXPECT_THROW(adamw(e, {1e-3, .9, .999, 1e-8, 0, 0, 1}, p, p, m, v), Error);
 }
 
 }  // namespace

@@ -6,10 +6,12 @@
 //   #define QLORA_BODY "kernels/rms_norm/rms_norm_cpu.inl"
 //   #include "kernels/common/for_each_isa.h"
 //   ... QLORA_DISPATCH(rms_norm_rows, args...) ...
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/common/code_table.h"
 #include "kernels/common/isa.h"
 #include "memory/dtype.h"
 

@@ -119,4 +119,32 @@ inline void transpose(Vec* r) {
     r[i + 4].v = _mm256_permute2f128_ps(u[i], u[i + 4], 0x31);
   }
 }
+// Codes of eight bits: the table's entries at kLanes of them.
+inline Vec look_up_bytes(const float* table, const uint8_t* codes) {
+  const __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)));
+  return {_mm256_i32gather_ps(table, wide, 4)};
+}
+// The codes of kLanes values, none of them NaN.
+inline void nearest_codes(const CodeTable& t, Vec x, uint8_t* codes) {
+  const __m256i bits = _mm256_castps_si256(x.v), below = _mm256_set1_epi32(CodeTable::kBelow);
+  const __m256i size = _mm256_srli_epi32(_mm256_slli_epi32(bits, 1), 17);
+  const __m256i clamped =
+      _mm256_min_epi32(_mm256_max_epi32(size, below), _mm256_set1_epi32(CodeTable::kLast));
+  const __m256i other = _mm256_and_si256(_mm256_srai_epi32(bits, 31), _mm256_set1_epi32(CodeTable::kBins));
+  const __m256i bin = _mm256_add_epi32(_mm256_sub_epi32(clamped, below), other);
+  const __m256i slot = _mm256_and_si256(_mm256_i32gather_epi32(reinterpret_cast<const int*>(t.slot), bin, 2),
+                                        _mm256_set1_epi32(0xffff));
+  const __m256 up = _mm256_cmp_ps(x.v, _mm256_i32gather_ps(t.next, slot, 4), _CMP_GE_OQ);
+  const __m256i code =
+      _mm256_and_si256(_mm256_sub_epi32(slot, _mm256_castps_si256(up)), _mm256_set1_epi32(255));
+  const __m128i half = _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(codes), _mm_packus_epi16(half, half));
+}
+// a where `test` is neither NaN nor infinite; b elsewhere.
+inline Vec select_finite(Vec test, Vec a, Vec b) {
+  const __m256i exponent = _mm256_set1_epi32(0x7f800000);
+  const __m256i without =
+      _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_castps_si256(test.v), exponent), exponent);
+  return {_mm256_blendv_ps(a.v, b.v, _mm256_castsi256_ps(without))};
+}
 #include "kernels/common/simd_math.inl"

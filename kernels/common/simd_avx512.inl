@@ -123,4 +123,30 @@ inline void transpose(Vec* r) {
     r[i + 12].v = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
   }
 }
+// Codes of eight bits: the table's entries at kLanes of them.
+inline Vec look_up_bytes(const float* table, const uint8_t* codes) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(codes)));
+  return {_mm512_i32gather_ps(wide, table, 4)};
+}
+// The codes of kLanes values, none of them NaN.
+inline void nearest_codes(const CodeTable& t, Vec x, uint8_t* codes) {
+  const __m512i bits = _mm512_castps_si512(x.v), below = _mm512_set1_epi32(CodeTable::kBelow);
+  const __m512i size = _mm512_srli_epi32(_mm512_slli_epi32(bits, 1), 17);
+  const __m512i clamped =
+      _mm512_min_epi32(_mm512_max_epi32(size, below), _mm512_set1_epi32(CodeTable::kLast));
+  const __m512i from = _mm512_sub_epi32(clamped, below);
+  const __m512i bin =
+      _mm512_mask_add_epi32(from, _mm512_movepi32_mask(bits), from, _mm512_set1_epi32(CodeTable::kBins));
+  const __m512i slot = _mm512_and_si512(_mm512_i32gather_epi32(bin, t.slot, 2), _mm512_set1_epi32(0xffff));
+  const __mmask16 up = _mm512_cmp_ps_mask(x.v, _mm512_i32gather_ps(slot, t.next, 4), _CMP_GE_OQ);
+  const __m512i code = _mm512_mask_add_epi32(slot, up, slot, _mm512_set1_epi32(1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(codes), _mm512_cvtepi32_epi8(code));
+}
+// a where `test` is neither NaN nor infinite; b elsewhere.
+inline Vec select_finite(Vec test, Vec a, Vec b) {
+  const __m512i exponent = _mm512_set1_epi32(0x7f800000);
+  const __mmask16 without =
+      _mm512_cmpeq_epi32_mask(_mm512_and_si512(_mm512_castps_si512(test.v), exponent), exponent);
+  return {_mm512_mask_mov_ps(a.v, without, b.v)};
+}
 #include "kernels/common/simd_math.inl"

@@ -53,4 +53,19 @@ inline Vec load(const f16* p) { return {static_cast<float>(*p)}; }
 inline Vec load(const int8_t* p) { return {static_cast<float>(*p)}; }
 inline float to_float(f16 h) { return static_cast<float>(h); }
 inline void transpose(Vec*) {}  // 1 x 1
+// Codes of eight bits: the table's entries at kLanes of them.
+inline Vec look_up_bytes(const float* table, const uint8_t* codes) { return {table[*codes]}; }
+// The codes of kLanes values, none of them NaN.
+inline void nearest_codes(const CodeTable& t, Vec x, uint8_t* codes) {
+  const uint32_t bits = std::bit_cast<uint32_t>(x.v);
+  const int32_t above =
+      std::max(static_cast<int32_t>(bits << 1 >> 17), CodeTable::kBelow) - CodeTable::kBelow;
+  const int32_t bin = std::min(above, CodeTable::kBins - 1) + (bits >> 31 ? CodeTable::kBins : 0);
+  const uint16_t slot = t.slot[bin];
+  *codes = static_cast<uint8_t>(slot + (x.v >= t.next[slot] ? 1 : 0));
+}
+// a where `test` is neither NaN nor infinite; b elsewhere.
+inline Vec select_finite(Vec test, Vec a, Vec b) {
+  return (std::bit_cast<uint32_t>(test.v) & 0x7f800000u) != 0x7f800000u ? a : b;
+}
 #include "kernels/common/simd_math.inl"

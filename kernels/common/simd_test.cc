@@ -4,6 +4,8 @@
 #include <optional>
 #include <vector>
 
+#include "quant/blockwise8.h"
+#include "quant/codebook.h"
 #include "tests/support/tensor.h"
 
 namespace qlora {
@@ -129,6 +131,63 @@ TEST_P(Simd, RoundsToBf16AsTheTypeDoes) {
       QLORA_DISPATCH(simd_round, x.data(), y);
       for (int i = 0; i < lanes_; ++i) ASSERT_EQ(y[i].bits, bf16(x[0]).bits) << std::hex << upper << lower;
     }
+}
+
+// Every bin from its first value to its last, and every border with its neighbours, of both signs; the sign
+// bit decides where nearest_entry says 0.
+TEST_P(Simd, CodesAreTheNearestEntries) {
+  for (const bool with_sign : {true, false}) {
+    const std::array<float, 256>& map = dynamic_map(with_sign);
+    const CodeTable table = make_code_table(map);
+    std::vector<float> values = {0, 1e-45f, 1e-7f, std::nextafter(1.f, 2.f)};
+    for (uint32_t upper = 103 << 7; upper <= 127 << 7; ++upper)
+      for (const uint32_t lower : {0u, 1u, 0x7fffu, 0xffffu})
+        values.push_back(std::bit_cast<float>(upper << 16 | lower));
+    for (size_t k = 0; k < 255; ++k) {
+      const float middle = std::abs((map[k + 1] + map[k]) * 0.5f);
+      for (const float x :
+           {std::abs(map[k]), middle, std::nextafter(middle, 0.f), std::nextafter(middle, 2.f)})
+        values.push_back(x);
+    }
+    for (size_t i = 0; i < values.size(); ++i)
+      for (const float x : {values[i], -values[i]}) {
+        // Neighbours of another size: a lane must not see the others.
+        std::vector<float> lanes(16);
+        for (size_t lane = 0; lane < 16; ++lane) lanes[lane] = values[(i + lane * 37) % values.size()];
+        lanes[i % static_cast<size_t>(lanes_)] = x;
+        uint8_t codes[16];
+        QLORA_DISPATCH(simd_codes, table, lanes.data(), codes);
+        for (size_t lane = 0; lane < static_cast<size_t>(lanes_); ++lane) {
+          const uint8_t nearest = nearest_entry(map.data(), lanes[lane]);
+          const bool moves = with_sign && std::signbit(lanes[lane]) && nearest == 127;
+          ASSERT_EQ(codes[lane], moves ? 126 : nearest) << lanes[lane] << (with_sign ? " signed" : "");
+        }
+      }
+  }
+}
+
+TEST_P(Simd, BytesNameEntries) {
+  const std::array<float, 256>& map = dynamic_map(true);
+  for (int first = 0; first < 256; first += lanes_) {
+    uint8_t codes[16];
+    float out[16];
+    for (int i = 0; i < lanes_; ++i) codes[i] = static_cast<uint8_t>(255 - first - i);
+    QLORA_DISPATCH(simd_bytes, map.data(), codes, out);
+    for (int i = 0; i < lanes_; ++i) EXPECT_EQ(out[i], map[codes[i]]);
+  }
+}
+
+TEST_P(Simd, SelectFinite) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<std::pair<float, float>> cases = {{0, 1},   {-3e38f, 1}, {3.4e38f, 1},  {1e-45f, 1},
+                                                      {NAN, 2}, {-NAN, 2},   {infinity, 2}, {-infinity, 2}};
+  for (size_t shift = 0; shift < cases.size(); ++shift) {
+    float x[16], out[16];
+    for (size_t i = 0; i < 16; ++i) x[i] = cases[(i + shift) % cases.size()].first;
+    QLORA_DISPATCH(simd_finite, x, out);
+    for (size_t i = 0; i < static_cast<size_t>(lanes_); ++i)
+      EXPECT_EQ(out[i], cases[(i + shift) % cases.size()].second);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Isas, Simd, ::testing::Values(Isa::scalar, Isa::avx2, Isa::avx512),

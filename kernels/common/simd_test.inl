@@ -20,3 +20,12 @@ inline float simd_max(const float* x) { return max_lane(load(x)); }
 inline void simd_copy_part(const float* x, float* y, int64_t n) { store_part(y, load_part(x, n), n); }
 inline void simd_copy_part16(const bf16* x, bf16* y, int64_t n) { store_part(y, load_part(x, n), n); }
 inline void simd_round(const float* x, bf16* y) { store(y, load(x)); }
+inline void simd_codes(const CodeTable& table, const float* x, uint8_t* codes) {
+  nearest_codes(table, load(x), codes);
+}
+inline void simd_bytes(const float* table, const uint8_t* codes, float* out) {
+  store(out, look_up_bytes(table, codes));
+}
+inline void simd_finite(const float* test, float* out) {
+  store(out, select_finite(load(test), set1(1), set1(2)));
+}

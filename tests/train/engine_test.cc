@@ -119,7 +119,7 @@ TEST_P(EngineTest, PoisonedArenaGivesTheSameBitsAndIsUsedToItsEnd) {
         for (const Batch& b : batches) loss += engine->train(b, {1, 0, 0, 0.05f}, 0.01f).loss;
         loss += engine->evaluate(batches[1]).loss;
         AdamWHyper h;
-        h.lr = 1e-3f;
+        h.lr = 1e-3;
         h.step = n + 1;
         h.grad_scale = static_cast<float>(1 / engine->grad_norm());
         engine->update(h);

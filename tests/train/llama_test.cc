@@ -174,7 +174,7 @@ TEST_P(LlamaTest, TenSteps) {
     EXPECT_NEAR(loss / losses[s], 1, s == 0 ? c.bounds.loss : c.bounds.train_loss) << s;
     EXPECT_NEAR(norm / norms[s], 1, s == 0 ? c.bounds.first_norm : c.bounds.norm) << s;
     AdamWHyper h;
-    h.lr = static_cast<float>(rates[s]);
+    h.lr = rates[s];
     h.step = static_cast<int64_t>(s) + 1;
     h.grad_scale = static_cast<float>(std::min(1.0, 1.0 / (norm + 1e-6)));
     engine->update(h);
