@@ -62,6 +62,8 @@ Exec::Exec(Exec&& o) noexcept
       poison_(o.poison_),
       trace_(o.trace_),
       next_(o.next_),
+      block_(o.block_),
+      times_(o.times_),
       reservation_(std::exchange(o.reservation_, nullptr)),
       handed_out_(o.handed_out_) {}
 
@@ -77,7 +79,7 @@ Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
   b.trace_ = trace_;
   b.span_ = next_++;
   if (rehearsing()) {
-    trace_->spans.push_back({name, region, bytes, trace_->now++, Trace::kForever});
+    trace_->spans.push_back({name, region, block_, bytes, trace_->now++, Trace::kForever});
     if (bytes > reservation_bytes() - handed_out_) no_addresses();
     b.data_ = reservation_ + handed_out_;
     handed_out_ += bytes;
@@ -85,8 +87,8 @@ Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
   }
   check(trace_->laid_out && b.span_ < trace_->spans.size(), trace_->name, ": unplanned allocation ", name);
   const Span& s = trace_->spans[b.span_];
-  check(s.name == name && bytes <= s.bytes, trace_->name, ": planned ", s.name, " of ", s.bytes,
-        " bytes, asked for ", name, " of ", bytes);
+  check(std::strcmp(s.name, name) == 0 && bytes <= s.bytes, trace_->name, ": planned ", s.name, " of ",
+        s.bytes, " bytes, asked for ", name, " of ", bytes);
   b.data_ = arena_ + trace_->base + s.offset;
   if (poison_) std::memset(b.data_, 0xff, bytes);
   return b;

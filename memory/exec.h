@@ -113,8 +113,33 @@ class Exec {
   bool op(const char* name, double flops, double bytes_read, double bytes_written) {
     if (!rehearsing()) return true;
     check(trace_ != nullptr, "op outside a phase: ", name);
-    trace_->ops.push_back({name, flops, bytes_read, bytes_written});
+    trace_->ops.push_back({name, flops * times_, bytes_read * times_, bytes_written * times_, block_});
     return false;
+  }
+
+  // Which block of the decoder spans and ops belong to from here on; -1: none.
+  void set_block(int block) { block_ = block; }
+
+  // f(i) for i in [0, n): a loop whose passes allocate alike and free all they allocate, none more than the
+  // first. A rehearsal goes round once, and counts its ops `weight` times (the first pass is a whole one, the
+  // last often not); so a trace does not grow with the batch.
+  template <class F>
+  void loop(int64_t n, double weight, F&& f) {
+    if (!rehearsing()) {
+      const size_t first = next_;
+      for (int64_t i = 0; i < n; ++i) {
+        next_ = first;
+        f(i);
+      }
+      return;
+    }
+    if (n == 0) return;
+    const size_t first = next_;
+    const double outer = std::exchange(times_, times_ * weight);
+    f(int64_t{0});
+    times_ = outer;
+    for (size_t i = first; i < next_; ++i)
+      check(trace_->spans[i].died != Trace::kForever, trace_->spans[i].name, " outlives its loop");
   }
 
   // f(task, worker) for task in [0, tasks), worker in [0, threads). Which worker takes which task is left
@@ -138,7 +163,9 @@ class Exec {
   std::unique_ptr<ThreadPool> pool_;  // null: one thread
   bool poison_ = false;
   Trace* trace_ = nullptr;
-  size_t next_ = 0;                   // the next span of the trace in force
+  size_t next_ = 0;  // the next span of the trace in force
+  int block_ = -1;
+  double times_ = 1;                  // how often the loop in force goes round; rehearsal only
   std::byte* reservation_ = nullptr;  // rehearsal only
   size_t handed_out_ = 0;
 };

@@ -198,13 +198,19 @@ MappedFile::~MappedFile() {
   ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void forget_pages(const void* data, size_t bytes) {
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE));
+  const auto at = reinterpret_cast<uintptr_t>(data);
+  const uintptr_t begin = (at + page - 1) / page * page, end = (at + bytes) / page * page;
+  // Advice: a refusal costs memory, not correctness.
+  if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 void MappedFile::forget(size_t offset, size_t bytes) const {
   if (data_ == nullptr || offset >= size_) return;
-  const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-  const size_t end = bytes < size_ - offset ? (offset + bytes) / page * page : size_;
-  const size_t begin = (offset + page - 1) / page * page;
-  // Advice: a refusal costs memory, not correctness.
-  if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
+  // To the end: the last page too, though the file fills a part of it.
+  const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  forget_pages(data_ + offset, bytes < size_ - offset ? bytes : (size_ + page - 1) / page * page - offset);
 }
 
 FileWriter::FileWriter(const std::string& path) : path_(path), temporary_(temporary_name(path)) {

@@ -54,6 +54,9 @@ class MappedFile {
   int slot_ = -1;  // in the table that the SIGBUS handler reads
 };
 
+// The same for bytes that some MappedFile holds: whole pages of [data, data + bytes).
+void forget_pages(const void* data, size_t bytes);
+
 // Writes a file to the side and puts it in place on commit(): written, synced, renamed, folder synced. Until
 // then, and when anything fails (Category::io, naming the file), what stood at `path` stays as it was.
 class FileWriter {

@@ -51,16 +51,20 @@ void Trace::lay_out() {
   laid_out = true;
 }
 
-size_t Trace::peak_live_bytes() const {
-  std::vector<std::pair<int64_t, int64_t>> events;  // time, change
+std::pair<int64_t, size_t> Trace::peak() const {
+  // Every event is a birth or a death, so each time has one change.
+  std::vector<int64_t> change(static_cast<size_t>(now) + 1, 0);
   for (const Span& s : spans) {
-    events.emplace_back(s.born, static_cast<int64_t>(s.bytes));
-    events.emplace_back(s.died, -static_cast<int64_t>(s.bytes));
+    change[static_cast<size_t>(s.born)] += static_cast<int64_t>(s.bytes);
+    if (s.died != kForever) change[static_cast<size_t>(s.died)] -= static_cast<int64_t>(s.bytes);
   }
-  std::sort(events.begin(), events.end());
-  int64_t live = 0, peak = 0;
-  for (const auto& [time, change] : events) peak = std::max(peak, live += change);
-  return static_cast<size_t>(peak);
+  int64_t live = 0, most = 0, when = 0;
+  for (size_t t = 0; t < change.size(); ++t)
+    if (live += change[t]; live > most) {
+      most = live;
+      when = static_cast<int64_t>(t);
+    }
+  return {when, static_cast<size_t>(most)};
 }
 
 double Trace::flops() const {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace qlora {
@@ -23,16 +24,21 @@ const char* name_of(Region r);
 
 // One allocation: when it is made and freed, counted in events of its trace, and where it lies in the arena.
 struct Span {
-  std::string name;
+  const char* name;  // a literal
   Region region;
+  int block;  // of the decoder it belongs to; -1: none
   size_t bytes;
   int64_t born, died;
   size_t offset = 0;
+  bool live_at(int64_t time) const { return born <= time && time < died; }
+  bool meets(const Span& o) const { return born < o.died && o.born < died; }
 };
 
+// An operation, as often as its loop goes round.
 struct OpCost {
   const char* name;
   double flops, bytes_read, bytes_written;
+  int block;
 };
 
 // What a use of a page needs: its bytes (read), a place for new ones (write), or both (update).
@@ -65,7 +71,9 @@ struct Trace {
 
   // Gives every span an offset: largest first, each at the lowest place that is free over its whole life.
   void lay_out();
-  size_t peak_live_bytes() const;  // lower bound of `bytes`
+  // When the most bytes are live, and how many: the lower bound of `bytes`.
+  std::pair<int64_t, size_t> peak() const;
+  size_t peak_live_bytes() const { return peak().second; }
   double flops() const;
 };
 

@@ -19,6 +19,12 @@ struct Tile {
   DropoutRows of(const DropoutRows& d) const { return d.row_range(begin, rows); }
 };
 
+// f(tile) for all of them.
+template <class F>
+void for_tiles(Exec& e, const BlockBatch& b, F&& f) {
+  e.loop(b.tiles, b.whole_tiles, [&](int64_t t) { f(Tile(b, t)); });
+}
+
 int64_t tile_rows(const BlockBatch& b) { return std::min(kRowTile, b.tokens); }
 
 Mat first_rows(const Matrix& m, int64_t rows) { return m.view().row_range(0, rows); }
@@ -33,13 +39,12 @@ void for_normed_tiles(Exec& e, const BlockContext& c, const BlockBatch& b, const
                       const float* weight, F&& f) {
   const Matrix y = e.matrix(Region::workspace, "normed", c.numerics.compute, tile_rows(b), c.desc->dim);
   const Matrix rstd = e.matrix(Region::workspace, "rstd", DType::f32, 1, tile_rows(b));
-  for (int64_t t = 0; t < b.tiles; ++t) {
-    const Tile tile(b, t);
-    const Mat rows = first_rows(y, tile.rows);
-    rms_norm_forward(e, tile.of(x), weight, c.desc->norm_offset, c.desc->norm_eps, rows,
+  for_tiles(e, b, [&](const Tile& t) {
+    const Mat rows = first_rows(y, t.rows);
+    rms_norm_forward(e, t.of(x), weight, c.desc->norm_offset, c.desc->norm_eps, rows,
                      rstd.view().row<float>(0));
-    f(tile, rows, rstd.view().row<float>(0));
-  }
+    f(t, rows, rstd.view().row<float>(0));
+  });
 }
 
 // q, k, v from x0.
@@ -73,11 +78,10 @@ void fill_middle(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved
   const LinearGroup& g = c.of(Group::o);
   s.x1 = e.matrix(Region::activations, "x1", c.numerics.stream, b.tokens, c.desc->dim);
   s.s_o = e.matrix(Region::activations, "s_o", c.numerics.compute, b.tokens, g.rank_sum);
-  for (int64_t i = 0; i < b.tiles; ++i) {
-    const Tile t(b, i);
+  for_tiles(e, b, [&](const Tile& t) {
     const Mat out = t.of(s.x1.view());
     linear_forward(e, g, t.of(b.drop), t.of(s.o.view()), t.of(s.s_o.view()), {&out, 1}, t.of(s.x0.view()));
-  }
+  });
 }
 
 // One tile's gate, up and the S's of the MLP: rows of whole-batch buffers where they are kept, else of a
@@ -166,12 +170,11 @@ void mlp_backward(Exec& e, const BlockContext& c, const BlockBatch& b, bool kept
 void out_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const BlockSaved& s, const Mat& dx,
                   const Mat& d_o) {
   const Matrix dy = e.matrix(Region::workspace, "dy", c.numerics.compute, tile_rows(b), c.desc->dim);
-  for (int64_t i = 0; i < b.tiles; ++i) {
-    const Tile t(b, i);
+  for_tiles(e, b, [&](const Tile& t) {
     const ConstMat dy_rows = rounded(e, t.of(dx), first_rows(dy, t.rows));
     linear_backward(e, c.of(Group::o), t.of(b.drop), t.of(s.o.view()), t.of(s.s_o.view()), {&dy_rows, 1},
                     t.of(d_o));
-  }
+  });
 }
 
 // q, k, v: dx += through norm1.
@@ -189,6 +192,8 @@ void qkv_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const Blo
 }
 
 }  // namespace
+
+const char* name_of(Keep k) { return k == Keep::store ? "store" : "recompute"; }
 
 BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights& weights,
                            const RopeTable& rope, Numerics numerics, const AdapterLayout& adapter,
@@ -228,9 +233,9 @@ void block_forward(Exec& e, const BlockContext& c, const BlockBatch& b, const Sa
   fill_qkv(e, c, b, s);
   fill_attention(e, c, b, s);
   fill_middle(e, c, b, s);
-  mlp_forward(e, c, b, keep.mlp, s, y);
-  s.for_each_field(keep, [](const char*, Matrix& field, bool kept) {
-    if (!kept) field.reset();
+  mlp_forward(e, c, b, keep.mlp == Keep::store, s, y);
+  s.for_each_field(keep, [](const char*, Matrix& field, Keep k) {
+    if (k != Keep::store) field.reset();
   });
 }
 
@@ -242,7 +247,7 @@ void block_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const S
   fill_attention(e, c, b, s);
   fill_middle(e, c, b, s);
 
-  mlp_backward(e, c, b, keep.mlp, s, dx);
+  mlp_backward(e, c, b, keep.mlp == Keep::store, s, dx);
   s.gate.reset(), s.up.reset(), s.s_gate_up.reset(), s.s_down.reset(), s.x1.reset();
 
   Matrix d_o = e.matrix(Region::workspace, "d_o", compute, b.tokens, d.q_dim());

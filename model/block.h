@@ -29,7 +29,8 @@ struct BlockWeights {
 // What a batch is, to a block: rows are tokens, documents end to end.
 struct BlockBatch {
   int64_t tokens = 0;
-  int64_t tiles = 1;  // row tiles to go through: the planned number, however few tokens there are
+  int64_t tiles = 1;       // row tiles to go through: the planned number, however few tokens there are
+  double whole_tiles = 1;  // how many whole ones the planned tokens make
   Segments docs;
   std::span<const int32_t> positions;
   DropoutRows drop;
@@ -49,14 +50,26 @@ BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights&
                            const RopeTable& rope, Numerics numerics, const AdapterLayout& adapter,
                            const float* params, float* grads);
 
-// Which of the saved fields stay from forward to backward; the others are computed again by the forward's own
-// pieces.
+// What becomes of a saved field between the passes. Every choice gives the same bits.
+enum class Keep : uint8_t { store, recompute };
+const char* name_of(Keep k);
+
+// A choice for each group of saved fields that one computation yields. What is not stored is computed again
+// by the forward pass's own pieces.
 struct SavePolicy {
-  bool qkv = true;        // q, k, v after rotation, and their S
-  bool attention = true;  // o, lse
-  bool middle = true;     // x1, the stream between attention and MLP, and o_proj's S
-  bool mlp = true;        // gate, up, and S of gate, up and down
+  Keep qkv = Keep::store;        // q, k, v after rotation, and their S
+  Keep attention = Keep::store;  // o, lse
+  Keep middle = Keep::store;     // x1, the stream between attention and MLP, and o_proj's S
+  Keep mlp = Keep::store;        // gate, up, and S of gate, up and down
+
+  // f(name, choice) for each.
+  template <class P, class F>
+  static void for_each_choice(P& p, F&& f) {
+    f("qkv", p.qkv), f("attention", p.attention), f("middle", p.middle), f("mlp", p.mlp);
+  }
+  static SavePolicy all(Keep k) { return {k, k, k, k}; }
 };
+inline constexpr int kChoices = 4;
 
 // What forward leaves for backward. x0 is always kept.
 struct BlockSaved {
@@ -65,10 +78,10 @@ struct BlockSaved {
   Matrix o, lse;          // lse fp32 [q_heads, T]
   Matrix x1, s_o;         // x1 stream
   Matrix gate, up, s_gate_up, s_down;
-  // Every field with its name and whether `policy` keeps it.
+  // Every field with its name and what `policy` does with it.
   template <class F>
   void for_each_field(const SavePolicy& p, F&& f) {
-    f("x0", x0, true);
+    f("x0", x0, Keep::store);
     f("q", q, p.qkv), f("k", k, p.qkv), f("v", v, p.qkv), f("s_qkv", s_qkv, p.qkv);
     f("o", o, p.attention), f("lse", lse, p.attention);
     f("x1", x1, p.middle), f("s_o", s_o, p.middle);

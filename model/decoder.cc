@@ -16,6 +16,9 @@ constexpr int64_t kLogitsBytes = int64_t{48} << 20;
 constexpr int64_t kMaxChunkRows = 256;
 
 int64_t chunks_of(int64_t rows, int64_t chunk) { return (rows + chunk - 1) / chunk; }
+double whole_chunks(int64_t rows, int64_t chunk) {
+  return static_cast<double>(rows) / static_cast<double>(std::min(rows, chunk));
+}
 
 void keep_rows(std::vector<std::vector<float>>* hidden, const ConstMat& x) {
   if (hidden == nullptr) return;
@@ -41,10 +44,12 @@ BlockContext Decoder::context(int block, const AdapterView& a) const {
                        a.layout == nullptr ? none : *a.layout, a.params, a.grads);
 }
 
-BlockBatch Decoder::block_batch(const TokenBatch& b, const DropoutKey& dropout) const {
+BlockBatch Decoder::block_batch(const Exec& e, const TokenBatch& b, const DropoutKey& dropout) const {
+  if (!e.rehearsing()) rope_.fill();
   BlockBatch batch;
   batch.tokens = static_cast<int64_t>(b.ids.size());
   batch.tiles = chunks_of(limits_.tokens, kRowTile);
+  batch.whole_tiles = whole_chunks(limits_.tokens, kRowTile);
   batch.docs = {b.cu_seqlens, b.cu_seqlens};
   batch.positions = b.positions;
   batch.drop = {dropout, b.places};
@@ -80,7 +85,7 @@ LossSum Decoder::loss(Exec& e, const TokenBatch& b, const ConstMat& x, const Mat
   const Buffer losses = e.allocate(Region::workspace, "losses", static_cast<size_t>(rows) * sizeof(float));
   const Buffer hits = e.allocate(Region::workspace, "hits", static_cast<size_t>(rows));
   if (dx != nullptr) zero_rows(e, *dx);
-  for (int64_t c = 0; c < chunks_of(limits_.loss_rows, chunk); ++c) {
+  e.loop(chunks_of(limits_.loss_rows, chunk), whole_chunks(limits_.loss_rows, chunk), [&](int64_t c) {
     const int64_t begin = std::min(c * chunk, rows), n = std::min(chunk, rows - begin);
     const auto part = [&](const Matrix& m) { return m.view().row_range(0, n); };
     const auto index = b.loss_rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(n));
@@ -90,14 +95,14 @@ LossSum Decoder::loss(Exec& e, const TokenBatch& b, const ConstMat& x, const Mat
                   d.logit_softcap, dx != nullptr, grad_scale,
                   {losses.as<float>() + begin, static_cast<size_t>(n)},
                   {hits.as<uint8_t>() + begin, static_cast<size_t>(n)});
-    if (dx == nullptr) continue;
+    if (dx == nullptr) return;
     const GemmTerm term{part(logits), model_->head()};
     gemm_nn(e, "lm_head_dx", {&term, 1}, {}, part(d_normed));
     zero_rows(e, part(d_picked));
     rms_norm_backward(e, part(d_normed), part(picked), model_->final_norm(), d.final_norm_offset,
                       rstd.view().row<float>(0), part(d_picked));
     scatter_rows(e, part(d_picked), index, *dx);
-  }
+  });
   LossSum sum;
   if (e.rehearsing()) return sum;
   sum.tokens = rows;
@@ -113,34 +118,40 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
   const ModelDesc& d = model_->desc();
   const int blocks = model_->block_count();
   check(static_cast<int>(policy.size()) == blocks, "policies for ", policy.size(), " blocks of ", blocks);
-  const BlockBatch batch = block_batch(b, dropout);
+  const BlockBatch batch = block_batch(e, b, dropout);
   const auto stream = [&](const char* name) {
     return e.matrix(Region::activations, name, numerics_.stream, batch.tokens, d.dim);
   };
 
-  saved_[0].x0 = stream("x0");
-  embedding(e, b.ids, model_->embed(), d.embed_scale, saved_[0].x0);
+  const auto at = [&](int i) -> BlockSaved& { return saved_[static_cast<size_t>(i)]; };
+  e.set_block(0);
+  at(0).x0 = stream("x0");
+  embedding(e, b.ids, model_->embed(), d.embed_scale, at(0).x0);
   Matrix last;
   for (int i = 0; i < blocks; ++i) {
-    Matrix y = stream("x0");
-    block_forward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)],
-                  saved_[static_cast<size_t>(i)], y);
-    (i + 1 < blocks ? saved_[static_cast<size_t>(i) + 1].x0 : last) = std::move(y);
+    e.set_block(i + 1 < blocks ? i + 1 : -1);
+    Matrix y = stream(i + 1 < blocks ? "x0" : "last");
+    e.set_block(i);
+    block_forward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)], at(i), y);
+    (i + 1 < blocks ? at(i + 1).x0 : last) = std::move(y);
   }
+  e.set_block(-1);
   const Matrix dx = stream("dx");
   const LossSum sum = loss(e, b, last, &dx.view(), grad_scale);
   last.reset();
-  for (int i = blocks; i-- > 0;)
-    block_backward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)],
-                   saved_[static_cast<size_t>(i)], dx, i > 0);
+  for (int i = blocks; i-- > 0;) {
+    e.set_block(i);
+    block_backward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)], at(i), dx, i > 0);
+  }
+  e.set_block(-1);
   return sum;
 }
 
 Matrix Decoder::forward_only(Exec& e, const TokenBatch& b, const AdapterView& adapter,
                              std::vector<std::vector<float>>* hidden) const {
   const ModelDesc& d = model_->desc();
-  const BlockBatch batch = block_batch(b, {});
-  const SavePolicy nothing{false, false, false, false};
+  const BlockBatch batch = block_batch(e, b, {});
+  const SavePolicy nothing = SavePolicy::all(Keep::recompute);
   Matrix x = e.matrix(Region::activations, "x0", numerics_.stream, batch.tokens, d.dim);
   embedding(e, b.ids, model_->embed(), d.embed_scale, x);
   for (int i = 0; i < model_->block_count(); ++i) {
@@ -169,16 +180,17 @@ void Decoder::for_logits(Exec& e, const TokenBatch& b, const AdapterView& adapte
   const int64_t chunk = std::min(chunk_rows(), limits_.tokens), tokens = static_cast<int64_t>(b.ids.size());
   const Matrix normed = e.matrix(Region::workspace, "loss_normed", numerics_.compute, chunk, d.dim);
   const Matrix logits = e.matrix(Region::logits, "logits", DType::f32, chunk, d.vocab);
-  for (int64_t c = 0; c < chunks_of(limits_.tokens, chunk); ++c) {
+  e.loop(chunks_of(limits_.tokens, chunk), whole_chunks(limits_.tokens, chunk), [&](int64_t c) {
     const int64_t begin = std::min(c * chunk, tokens), n = std::min(chunk, tokens - begin);
     const Mat part = logits.view().row_range(0, n);
     head_chunk(e, x.view().row_range(begin, n), normed.view().row_range(0, n), nullptr, part);
     if (!e.rehearsing() && n > 0) f(begin, part);
-  }
+  });
 }
 
 void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, std::span<const KvCache> caches,
                     const Mat& logits) const {
+  if (!e.rehearsing()) rope_.fill();
   const ModelDesc& d = model_->desc();
   const int64_t tokens = static_cast<int64_t>(b.ids.size());
   const size_t docs = b.past.size();

@@ -70,7 +70,7 @@ class Decoder {
 
  private:
   BlockContext context(int block, const AdapterView& a) const;
-  BlockBatch block_batch(const TokenBatch& batch, const DropoutKey& dropout) const;
+  BlockBatch block_batch(const Exec& e, const TokenBatch& batch, const DropoutKey& dropout) const;
   int64_t chunk_rows() const;
   void head_chunk(Exec& e, const ConstMat& x, const Mat& normed, float* rstd, const Mat& logits) const;
   LossSum loss(Exec& e, const TokenBatch& batch, const ConstMat& x, const Mat* dx, float grad_scale) const;
@@ -80,7 +80,7 @@ class Decoder {
   std::shared_ptr<const Model> model_;
   Numerics numerics_;
   BatchLimits limits_;
-  RopeTables rope_;
+  mutable RopeTables rope_;        // filled by the first pass that computes
   std::vector<BlockSaved> saved_;  // of the pass under way: empty between passes
 };
 

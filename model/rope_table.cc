@@ -40,11 +40,17 @@ std::vector<float> rope_frequencies(const RopeDesc& d, int rotary_dims) {
 }
 
 RopeTables::RopeTables(const RopeDesc& desc, int rotary_dims, int64_t positions)
-    : positions_(positions), rotary_dims_(rotary_dims) {
-  const std::vector<float> f = rope_frequencies(desc, rotary_dims);
-  cos_.resize(f.size() * static_cast<size_t>(positions));
-  sin_.resize(cos_.size());
-  for (int64_t p = 0; p < positions; ++p)
+    : desc_(desc), positions_(positions), rotary_dims_(rotary_dims) {
+  // Not zeroed: pages become resident when they are filled.
+  cos_.reset(new float[half_bytes() / sizeof(float)]);
+  sin_.reset(new float[half_bytes() / sizeof(float)]);
+}
+
+void RopeTables::fill() {
+  if (filled_) return;
+  filled_ = true;
+  const std::vector<float> f = rope_frequencies(desc_, rotary_dims_);
+  for (int64_t p = 0; p < positions_; ++p)
     for (size_t i = 0; i < f.size(); ++i) {
       const double angle = static_cast<double>(static_cast<float>(p) * f[i]);
       cos_[static_cast<size_t>(p) * f.size() + i] = static_cast<float>(std::cos(angle));

@@ -1,4 +1,5 @@
 #pragma once
+#include <memory>
 #include <vector>
 
 #include "kernels/rope/rope.h"
@@ -12,14 +13,21 @@ namespace qlora {
 class RopeTables {
  public:
   RopeTables() = default;
+  // Reserves only: a plan asks for sizes. fill() computes.
   RopeTables(const RopeDesc& desc, int rotary_dims, int64_t positions);
-  RopeTable view() const { return {cos_.data(), sin_.data(), positions_, rotary_dims_}; }
-  size_t bytes() const { return (cos_.size() + sin_.size()) * sizeof(float); }
+  void fill();
+  RopeTable view() const { return {cos_.get(), sin_.get(), positions_, rotary_dims_}; }
+  size_t bytes() const { return 2 * half_bytes(); }
 
  private:
-  std::vector<float> cos_, sin_;
+  size_t half_bytes() const {
+    return static_cast<size_t>(positions_) * static_cast<size_t>(rotary_dims_ / 2) * sizeof(float);
+  }
+  RopeDesc desc_;
+  std::unique_ptr<float[]> cos_, sin_;
   int64_t positions_ = 0;
   int rotary_dims_ = 0;
+  bool filled_ = false;
 };
 
 // The frequencies of rotary pairs 0 .. rotary_dims/2.

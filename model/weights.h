@@ -19,41 +19,59 @@ struct BaseSpec {
 };
 
 // A frozen model: every weight either in place in the mapped checkpoint or in one allocation of its own.
+//
+// It comes in two stages, so that a run can be planned before anything is read: outline() knows every shape,
+// format and address; fill() gives them their content.
 class Model {
  public:
+  static std::shared_ptr<Model> outline(std::shared_ptr<const Checkpoint> checkpoint, const BaseSpec& spec);
   // Quantizes or copies what cannot stay in place, on `threads` threads, one matrix at a time.
-  // Category::input for what the checkpoint refuses; `progress(done, of)` counts matrices.
+  // Category::input for what the checkpoint refuses; `progress(done, of)` counts blocks.
+  void fill(int threads, const std::function<void(int, int)>& progress = {});
+  // Both.
   static std::shared_ptr<const Model> load(std::shared_ptr<const Checkpoint> checkpoint, const BaseSpec& spec,
                                            int threads, const std::function<void(int, int)>& progress = {});
 
   const ModelDesc& desc() const { return checkpoint_->desc(); }
   const Checkpoint& checkpoint() const { return *checkpoint_; }
   const WeightView& embed() const { return embed_; }
-  const WeightView& head() const { return head_; }
-  const float* final_norm() const { return final_norm_.data(); }
+  const WeightView& head() const { return desc().tied ? embed_ : head_; }
+  const float* final_norm() const { return final_norm_; }
   const BlockWeights& block(int i) const { return blocks_[static_cast<size_t>(i)]; }
   int block_count() const { return static_cast<int>(blocks_.size()); }
-  // Angles for positions [0, positions).
+  // Angles for positions [0, positions), to be filled.
   RopeTables rope_tables(int64_t positions) const;
-  // Bytes of weights in memory of our own, and in the mapped file (resident once touched).
-  size_t owned_bytes() const { return owned_bytes_; }
-  size_t mapped_bytes() const { return mapped_bytes_; }
+  // What the weights take once filled and used, a matrix's scales counted apart: in memory of our own, or in
+  // the mapped file (resident once touched). block -1: embedding, head and final norm.
+  struct Part {
+    int block;
+    size_t codes, constants;  // bytes: elements; scales, norms and biases
+    bool mapped;
+  };
+  const std::vector<Part>& parts() const { return parts_; }
   // How the linears are held ("nf4, double-quantized, blocks of 64").
   std::string storage() const;
 
  private:
   explicit Model(std::shared_ptr<const Checkpoint> checkpoint) : checkpoint_(std::move(checkpoint)) {}
-  WeightView in_place_or_copied(const std::string& tensor);
-  WeightView quantized(const std::string& tensor, const QuantizedSpec& spec, int threads);
+  void outline_matrix(WeightView& w, int block, const std::string& tensor,
+                      const std::optional<QuantizedSpec>& spec);
+  void outline_quantized(WeightView& w, const std::string& tensor, const QuantizedSpec& spec);
+  const float* outline_vector(int block, const std::string& tensor, int64_t size);
   std::byte* own(size_t bytes);
-  const float* vector_of(const std::string& tensor, int64_t size);
 
   std::shared_ptr<const Checkpoint> checkpoint_;
   WeightView embed_, head_;
-  std::vector<float> final_norm_;
+  const float* final_norm_ = nullptr;
   std::vector<BlockWeights> blocks_;
   std::vector<std::unique_ptr<std::byte[]>> owned_;
-  size_t owned_bytes_ = 0, mapped_bytes_ = 0;
+  std::vector<Part> parts_;
+  // What fill() has to do, in order.
+  struct Task {
+    int block;
+    std::function<void(int threads)> run;
+  };
+  std::vector<Task> tasks_;
 };
 
 }  // namespace qlora

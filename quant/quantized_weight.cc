@@ -116,6 +116,23 @@ QuantizedSizes sizes_of(const QuantizedSpec& spec, int64_t rows, int64_t cols) {
       .data = divide_up(n, 2), .absmax_codes = blocks, .nested_absmax = divide_up(blocks, int64_t{kBlock8})};
 }
 
+WeightView view_of(const QuantizedSpec& spec, int64_t rows, int64_t cols, const QuantizedParts& parts) {
+  WeightView view;
+  view.format = spec.format;
+  view.rows = rows;
+  view.cols = cols;
+  view.data = parts.data;
+  view.block_size = spec.block_size;
+  if (sizes_of(spec, rows, cols).absmax_codes == 0) {
+    view.absmax = parts.absmax;
+    return view;
+  }
+  view.absmax_codes = parts.absmax_codes;
+  view.nested_absmax = parts.nested_absmax;
+  view.code_map = dynamic_map(true).data();
+  return view;
+}
+
 WeightView quantize_matrix(std::string_view name, const QuantizedSpec& spec, int64_t rows, int64_t cols,
                            const RowReader& read, const QuantizedParts& parts, int threads) {
   const QuantizedSizes sizes = sizes_of(spec, rows, cols);
@@ -125,22 +142,11 @@ WeightView quantize_matrix(std::string_view name, const QuantizedSpec& spec, int
       name, spec, rows, cols, read, static_cast<uint8_t*>(parts.data), nested ? scales.data() : parts.absmax};
   if (rows > 0 && cols > 0) run_all(job, threads);
 
-  WeightView view;
-  view.format = spec.format;
-  view.rows = rows;
-  view.cols = cols;
-  view.data = parts.data;
-  view.block_size = spec.block_size;
-  if (!nested) {
-    view.absmax = parts.absmax;
-    return view;
-  }
+  WeightView view = view_of(spec, rows, cols, parts);
+  if (!nested) return view;
   view.nested_offset = absmax_offset(scales.data(), sizes.absmax_codes);
   quantize_absmax(scales.data(), sizes.absmax_codes, view.nested_offset, parts.absmax_codes,
                   parts.nested_absmax);
-  view.absmax_codes = parts.absmax_codes;
-  view.nested_absmax = parts.nested_absmax;
-  view.code_map = dynamic_map(true).data();
   return view;
 }
 

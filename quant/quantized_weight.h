@@ -35,6 +35,9 @@ struct QuantizedParts {
   float* nested_absmax = nullptr;
 };
 
+// The view of such a matrix before anything is written: its offset of double quantization is still 0.
+WeightView view_of(const QuantizedSpec& spec, int64_t rows, int64_t cols, const QuantizedParts& parts);
+
 // Writes rows [row, row + count) of the matrix as fp32 [count, cols] to `out`. Called from several threads at
 // once, each range in any order; a row may be asked for twice. May throw.
 using RowReader = std::function<void(int64_t row, int64_t count, float* out)>;

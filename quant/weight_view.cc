@@ -108,7 +108,7 @@ void decode_unscaled(const WeightView& w, int64_t row, int64_t col, int64_t coun
 
 }  // namespace
 
-double WeightView::stored_bytes() const {
+double WeightView::code_bytes() const {
   const double n = static_cast<double>(rows) * static_cast<double>(cols);
   switch (format) {
     case Format::f32:
@@ -117,20 +117,24 @@ double WeightView::stored_bytes() const {
     case Format::bf16:
       return 2 * n;
     case Format::nf4:
-    case Format::fp4: {
-      const int64_t blocks = (elements() + block_size - 1) / block_size;
-      const double codes = static_cast<double>((elements() + 1) / 2);
-      if (absmax_codes == nullptr) return codes + 4.0 * static_cast<double>(blocks);
-      return codes + static_cast<double>(blocks) + 4.0 * static_cast<double>((blocks + 255) / 256);
-    }
+    case Format::fp4:
+      return static_cast<double>((elements() + 1) / 2);
     case Format::int8:
-      return n + 4.0 * static_cast<double>(rows);
+      return n;
     case Format::q4_0:
     case Format::q4_1:
     case Format::q8_0:
       return n / kGgufBlock * gguf_block_bytes(format);
   }
   return 0;
+}
+
+double WeightView::stored_bytes() const {
+  if (format == Format::int8) return code_bytes() + 4.0 * static_cast<double>(rows);
+  if (format != Format::nf4 && format != Format::fp4) return code_bytes();
+  const int64_t blocks = (elements() + block_size - 1) / block_size;
+  if (absmax_codes == nullptr) return code_bytes() + 4.0 * static_cast<double>(blocks);
+  return code_bytes() + static_cast<double>(blocks) + 4.0 * static_cast<double>((blocks + 255) / 256);
 }
 
 void decode_row(const WeightView& w, int64_t row, int64_t col, int64_t count, float* out) {

@@ -45,6 +45,8 @@ struct WeightView {
   }
   // Bytes that one pass over the matrix reads, scales included.
   double stored_bytes() const;
+  // Of those, the elements'.
+  double code_bytes() const;
 };
 
 // w[row, col .. col+count) decoded to fp32, `scale` applied. The definition of every format; `out` does not

@@ -50,6 +50,8 @@ class Checkpoint {
   // Refuses NaN and Inf as read_rows does, without decoding what cannot hold them; for tensors that are used
   // in place. Thread-safe.
   virtual void check_finite(const std::string& tensor) const = 0;
+  // Lets go of the resident pages of a tensor's stored bytes; a later touch reads them again.
+  virtual void forget(const std::string& tensor) const = 0;
   // sha256 over names, shapes, types and a digest of every stored byte: the base's identity for resume. Reads
   // the whole model, at memory speed.
   virtual std::string fingerprint() const = 0;

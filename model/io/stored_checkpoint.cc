@@ -178,6 +178,11 @@ void StoredCheckpoint::read_stored(const std::string& tensor, int64_t row, int64
         bytes);
 }
 
+void StoredCheckpoint::forget(const std::string& tensor) const {
+  const WeightView& w = at(tensor).view;
+  forget_pages(w.data, static_cast<size_t>(w.code_bytes()));
+}
+
 void StoredCheckpoint::check_finite(const std::string& tensor) const {
   const StoredTensor& t = at(tensor);
   const WeightView& w = t.view;

@@ -46,6 +46,7 @@ class StoredCheckpoint : public Checkpoint {
   size_t stored_row_bytes(const std::string& tensor) const override;
   void read_stored(const std::string& tensor, int64_t row, int64_t count, void* out) const override;
   void check_finite(const std::string& tensor) const override;
+  void forget(const std::string& tensor) const override;
 
  protected:
   const StoredTensor& at(const std::string& tensor) const;

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "memory/random.h"
 #include "tests/support/run_op.h"
 #include "tests/train/llama_fixture.h"
 #include "train/largest_batch.h"
@@ -14,6 +15,16 @@ namespace {
 constexpr DropoutKey kDropout{17, 5, 0, .3f};
 constexpr const char* kDocs = "models/llama/docs.jsonl";
 
+// One bit a choice.
+SavePolicy policy_of(uint64_t bits) {
+  SavePolicy p;
+  SavePolicy::for_each_choice(p, [&](const char*, Keep& k) {
+    if ((bits & 1) == 0) k = Keep::recompute;
+    bits >>= 1;
+  });
+  return p;
+}
+
 struct Passed {
   LossSum sum;
   std::vector<float> grads;
@@ -23,8 +34,12 @@ class DecoderTest : public ::testing::Test {
  protected:
   Passed pass(const Batch& b, const DropoutKey& dropout, const std::vector<float>& params, double scale,
               const SavePolicy& policy = {}, int threads = 2) const {
+    return pass(b, dropout, params, scale,
+                std::vector<SavePolicy>(static_cast<size_t>(model->block_count()), policy), threads);
+  }
+  Passed pass(const Batch& b, const DropoutKey& dropout, const std::vector<float>& params, double scale,
+              const std::vector<SavePolicy>& policies, int threads) const {
     Decoder decoder(model, numerics, limits_of(maxima_of({&b, 1})));
-    const std::vector<SavePolicy> policies(static_cast<size_t>(model->block_count()), policy);
     std::vector<int32_t> targets;
     Passed out;
     out.grads.resize(params.size());
@@ -66,7 +81,7 @@ TEST_F(DecoderTest, DropoutGradientIsTheSlopeOfTheLoss) {
         std::vector<float> params = adapter.params;
         for (size_t i = 0; i < params.size(); ++i)
           params[i] += static_cast<float>(step * direction[i] / length);
-        return pass(b, kDropout, params, scale, {}, 1).sum.loss * scale;
+        return pass(b, kDropout, params, scale, SavePolicy{}, 1).sum.loss * scale;
       };
       const double way = .04;
       const double near = (loss_at(way) - loss_at(-way)) / (2 * way),
@@ -98,11 +113,25 @@ TEST_F(DecoderTest, AnyPolicyGivesTheSameBits) {
   for (const DropoutKey& dropout : {DropoutKey{}, kDropout}) {
     const Passed kept = pass(b, dropout);
     for (int bits = 0; bits < 15; ++bits) {
-      const SavePolicy policy{(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0, (bits & 8) != 0};
+      const SavePolicy policy = policy_of(bits);
       const Passed again = pass(b, dropout, 1, policy);
       EXPECT_EQ(again.sum.loss, kept.sum.loss) << bits;
       EXPECT_EQ(again.grads, kept.grads) << bits;
     }
+  }
+}
+
+// And any mixture over the blocks.
+TEST_F(DecoderTest, AnyMixtureGivesTheSameBits) {
+  const Batch b = batch_of(kDocs, {0, 1, 2});
+  const Passed kept = pass(b, kDropout);
+  for (uint64_t draw = 0; draw < 16; ++draw) {
+    std::vector<SavePolicy> policies;
+    for (int i = 0; i < model->block_count(); ++i)
+      policies.push_back(policy_of(random_bits(draw, static_cast<uint64_t>(i)) & 15));
+    const Passed mixed = pass(b, kDropout, adapter.params, 1, policies, 2);
+    EXPECT_EQ(mixed.sum.loss, kept.sum.loss) << draw;
+    EXPECT_EQ(mixed.grads, kept.grads) << draw;
   }
 }
 
@@ -122,7 +151,7 @@ TEST_F(DecoderTest, TilesAndChunksAddUp) {
   const Batch many = batch_of(kDocs, rows);
   ASSERT_GT(many.tokens(), 512);
   ASSERT_GT(many.loss_rows.size(), 256u);
-  for (const SavePolicy& policy : {SavePolicy{}, SavePolicy{false, false, false, false}}) {
+  for (const SavePolicy& policy : {SavePolicy{}, SavePolicy::all(Keep::recompute)}) {
     const Passed single = pass(one, kDropout, 1, policy), all = pass(many, kDropout, 1, policy);
     EXPECT_NEAR(all.sum.loss / (12 * single.sum.loss), 1, 1e-12);
     EXPECT_EQ(all.sum.tokens, 12 * single.sum.tokens);
