@@ -13,6 +13,13 @@ namespace {
 
 std::string mib(size_t bytes) { return cat((bytes + (size_t{1} << 20) - 1) >> 20, " MiB"); }
 
+size_t base_bytes(const Model& model, bool mapped) {
+  size_t bytes = 0;
+  for (const Model::Part& p : model.parts())
+    if (p.mapped == mapped) bytes += p.codes + p.constants;
+  return bytes;
+}
+
 }  // namespace
 
 Engine::Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const EngineOptions& options)
@@ -85,14 +92,14 @@ void Engine::rehearse() {
 // weights.
 size_t Engine::fixed_bytes() const {
   const ResidentSet now = resident_set();
-  return now.anonymous + std::max(now.file, size_t{16} << 20) + model_->mapped_bytes();
+  return now.anonymous + std::max(now.file, size_t{16} << 20) + base_bytes(*model_, true);
 }
 
 void Engine::choose_policy() {
   const size_t fixed = fixed_bytes();
   plan_.budget_bytes =
       options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
-  const SavePolicy store, recompute{false, false, false, false};
+  const SavePolicy store, recompute = SavePolicy::all(Keep::recompute);
   const auto attempt = [&](const SavePolicy& p) {
     policy_.assign(static_cast<size_t>(model_->block_count()), p);
     rehearse();
@@ -131,9 +138,10 @@ void Engine::describe() {
   std::map<Region, size_t> by_region;
   for (const Span& s : state_.spans) by_region[s.region] += s.bytes;
   const ResidentSet now = resident_set();
-  plan_.rows.push_back({"process", now.anonymous + now.file - std::min(now.anonymous, model_->owned_bytes()),
+  plan_.rows.push_back({"process",
+                        now.anonymous + now.file - std::min(now.anonymous, base_bytes(*model_, false)),
                         "program, libraries, tokenizer, data"});
-  plan_.rows.push_back({"base", model_->owned_bytes() + model_->mapped_bytes(), model_->storage()});
+  plan_.rows.push_back({"base", base_bytes(*model_, false) + base_bytes(*model_, true), model_->storage()});
   plan_.rows.push_back({"adapter", by_region[Region::adapter], "fp32"});
   plan_.rows.push_back({"gradients", by_region[Region::gradients], "fp32"});
   plan_.rows.push_back({"moments", by_region[Region::moments],
