@@ -91,12 +91,13 @@ LossSum Decoder::loss(Exec& e, const TokenBatch& b, const ConstMat& x, const Mat
     const auto index = b.loss_rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(n));
     gather_rows(e, x, index, part(picked));
     head_chunk(e, part(picked), part(normed), rstd.view().row<float>(0), part(logits));
+    const Mat gradient = gradient_over(part(logits), numerics_.compute);
     cross_entropy(e, part(logits), b.targets.subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
-                  d.logit_softcap, dx != nullptr, grad_scale,
+                  d.logit_softcap, dx != nullptr ? gradient : Mat{}, grad_scale,
                   {losses.as<float>() + begin, static_cast<size_t>(n)},
                   {hits.as<uint8_t>() + begin, static_cast<size_t>(n)});
     if (dx == nullptr) return;
-    const GemmTerm term{part(logits), model_->head()};
+    const GemmTerm term{gradient, model_->head()};
     gemm_nn(e, "lm_head_dx", {&term, 1}, {}, part(d_normed));
     zero_rows(e, part(d_picked));
     rms_norm_backward(e, part(d_normed), part(picked), model_->final_norm(), d.final_norm_offset,

@@ -46,12 +46,12 @@ namespace qlora::avx512 {
 
 // Calls `function` of the ISA in force.
 #define QLORA_DISPATCH(function, ...)                                                     \
-  (::qlora::active_isa() == ::qlora::Isa::avx512 ? ::qlora::avx512::function(__VA_ARGS__) \
+  (::qlora::active_isa() >= ::qlora::Isa::avx512 ? ::qlora::avx512::function(__VA_ARGS__) \
    : ::qlora::active_isa() == ::qlora::Isa::avx2 ? ::qlora::avx2::function(__VA_ARGS__)   \
                                                  : ::qlora::scalar::function(__VA_ARGS__))
 // The address of that function: picked once, before threads call it.
 #define QLORA_PICK(function)                                                  \
-  (::qlora::active_isa() == ::qlora::Isa::avx512 ? &::qlora::avx512::function \
+  (::qlora::active_isa() >= ::qlora::Isa::avx512 ? &::qlora::avx512::function \
    : ::qlora::active_isa() == ::qlora::Isa::avx2 ? &::qlora::avx2::function   \
                                                  : &::qlora::scalar::function)
 #else

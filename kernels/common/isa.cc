@@ -1,6 +1,13 @@
 #include "kernels/common/isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <cstdlib>
+#include <iterator>
 #include <optional>
 
 #include "memory/error.h"
@@ -14,23 +21,35 @@ std::optional<Isa>& chosen() {
 }
 
 Isa widest() {
-  for (Isa i : {Isa::avx512, Isa::avx2})
-    if (supported(i)) return i;
+  for (size_t i = std::size(kIsas); i-- > 1;)
+    if (supported(kIsas[i])) return kIsas[i];
   return Isa::scalar;
 }
 
 Isa from_environment(const std::string& name) {
-  for (Isa i : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+  for (Isa i : kIsas) {
     if (name != name_of(i)) continue;
     if (!supported(i))
       fail(Category::usage, "QLORA_ISA=", name, ": this CPU does not have it; its widest is ",
            name_of(widest()));
     return i;
   }
-  if (name == "avx512bf16" || name == "amx")
-    fail(Category::usage, "QLORA_ISA=", name, ": not built yet; use avx512, avx2 or scalar");
-  fail(Category::usage, "QLORA_ISA=", name, ": unknown; use avx512, avx2 or scalar");
+  if (name == "avx512bf16")
+    fail(Category::usage, "QLORA_ISA=", name, ": not built yet; use amx, avx512, avx2 or scalar");
+  fail(Category::usage, "QLORA_ISA=", name, ": unknown; use amx, avx512, avx2 or scalar");
 }
+
+#if defined(__x86_64__)
+// The tiles' registers are large: Linux gives them to those who ask (since 5.16; XFEATURE_XTILEDATA).
+bool tiles_granted() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0 || (d & kAmxBf16) == 0 || (d & kAmxTile) == 0)
+    return false;
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
 
 }  // namespace
 
@@ -42,6 +61,8 @@ const char* name_of(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::amx:
+      return "amx";
   }
   return "?";
 }
@@ -58,6 +79,10 @@ bool supported(Isa isa) {
       return supported(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl");
+    case Isa::amx: {
+      static const bool granted = tiles_granted();
+      return supported(Isa::avx512) && granted;
+    }
   }
   return false;
 #else

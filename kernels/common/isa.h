@@ -4,8 +4,8 @@
 namespace qlora {
 
 // Each name is one arithmetic: on one of them a machine always computes the same bits.
-enum class Isa : unsigned char { scalar, avx2, avx512 };
-inline constexpr int kIsas = 3;
+enum class Isa : unsigned char { scalar, avx2, avx512, amx };  // amx: avx512, with bf16 products on tiles
+inline constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx};  // narrow to wide
 
 const char* name_of(Isa isa);
 // Whether this CPU (and its operating system) runs it.

@@ -190,7 +190,7 @@ TEST_P(Simd, SelectFinite) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Isas, Simd, ::testing::Values(Isa::scalar, Isa::avx2, Isa::avx512),
+INSTANTIATE_TEST_SUITE_P(Isas, Simd, ::testing::ValuesIn(kIsas),
                          [](const auto& info) { return name_of(info.param); });
 
 }  // namespace

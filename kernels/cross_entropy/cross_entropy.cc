@@ -6,10 +6,10 @@ namespace qlora {
 namespace {
 
 struct CrossEntropyArgs {
-  Mat logits;
+  ConstMat logits;
   const int32_t* labels;
   float softcap;
-  bool write_gradient;
+  Mat gradient;  // empty: not wanted
   float grad_scale;
   float* loss;
   uint8_t* hit;
@@ -23,21 +23,22 @@ struct CrossEntropyArgs {
 
 namespace qlora {
 
-void cross_entropy(Exec& e, const Mat& logits, std::span<const int32_t> labels, float softcap,
-                   bool write_gradient, float grad_scale, std::span<float> loss, std::span<uint8_t> hit) {
+void cross_entropy(Exec& e, const ConstMat& logits, std::span<const int32_t> labels, float softcap,
+                   const Mat& gradient, float grad_scale, std::span<float> loss, std::span<uint8_t> hit) {
   const auto rows = static_cast<size_t>(logits.rows);
   check(logits.dtype == DType::f32 && logits.cols > 0, "cross_entropy: logits are fp32");
   check(labels.size() == rows && loss.size() == rows && hit.size() == rows,
         "cross_entropy: one label, loss and hit a row");
+  check(!gradient || (is_activation(gradient.dtype) && same_shape(gradient, logits)),
+        "cross_entropy: the gradient is not like the logits");
   const double n = static_cast<double>(logits.rows) * logits.cols;
-  if (!e.op("cross_entropy", (write_gradient ? 32 : 16) * n, logits.bytes() + 4. * rows,
-            (write_gradient ? logits.bytes() : 0.) + 5. * rows))
+  if (!e.op("cross_entropy", (gradient ? 32 : 16) * n, logits.bytes() + 4. * rows,
+            (gradient ? gradient.bytes() : 0.) + 5. * rows))
     return;
   require_cpu(e, "cross_entropy");
   for (int32_t label : labels)
     check(label >= 0 && label < logits.cols, "cross_entropy: label ", label, " of ", logits.cols);
-  const CrossEntropyArgs a{logits,     labels.data(), softcap,   write_gradient,
-                           grad_scale, loss.data(),   hit.data()};
+  const CrossEntropyArgs a{logits, labels.data(), softcap, gradient, grad_scale, loss.data(), hit.data()};
   const auto body = QLORA_PICK(cross_entropy_rows);
   parallel_ranges(e, logits.rows, rows_per_task(logits.cols),
                   [&](int64_t i, int64_t end) { body(a, i, end); });

@@ -2,9 +2,7 @@
 struct CrossEntropyScores {
   const float* row;
   float softcap;  // 0: none
-  Vec cap(Vec x) const {
-    return softcap > 0 ? mul(set1(softcap), tanh(div(x, set1(softcap)))) : x;
-  }
+  Vec cap(Vec x) const { return softcap > 0 ? mul(set1(softcap), tanh(div(x, set1(softcap)))) : x; }
   Vec at(int64_t j) const { return cap(load(row + j)); }
   Vec part_at(int64_t j, int64_t n) const { return cap(load_part(row + j, n)); }
 };
@@ -55,7 +53,9 @@ inline Vec cross_entropy_slope(const CrossEntropyScores& s, Vec score, Vec top, 
   return mul(g, sub(set1(1.f), mul(t, t)));
 }
 
-inline void cross_entropy_gradient(const CrossEntropyScores& s, float* row, int64_t count, int64_t label,
+// Writes behind what it reads: out may be the scores' own row.
+template <class T>
+inline void cross_entropy_gradient(const CrossEntropyScores& s, T* out, int64_t count, int64_t label,
                                    float top, double total, float grad_scale) {
   const Vec t = set1(top), factor = set1(static_cast<float>(grad_scale / total));
   // (p - 1) from p's own factor: 1 is subtracted before the scale, so that a sure label's gradient does not
@@ -68,16 +68,16 @@ inline void cross_entropy_gradient(const CrossEntropyScores& s, float* row, int6
     at_label *= 1. - cap * cap;
   }
   int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes) store(row + j, cross_entropy_slope(s, s.at(j), t, factor));
+  for (; j + kLanes <= count; j += kLanes) store(out + j, cross_entropy_slope(s, s.at(j), t, factor));
   if (const int64_t n = count - j; n > 0)
-    store_part(row + j, cross_entropy_slope(s, s.part_at(j, n), t, factor), n);
-  row[label] = static_cast<float>(at_label);
+    store_part(out + j, cross_entropy_slope(s, s.part_at(j, n), t, factor), n);
+  out[label] = T(static_cast<float>(at_label));
 }
 
 inline void cross_entropy_rows(const CrossEntropyArgs& a, int64_t begin, int64_t end) {
   const int64_t count = a.logits.cols;
   for (int64_t i = begin; i < end; ++i) {
-    float* row = a.logits.row<float>(i);
+    const float* row = a.logits.row<float>(i);
     const int64_t label = a.labels[i];
     const CrossEntropyScores s{row, a.softcap};
     const float before = cross_entropy_max(s, 0, label);
@@ -88,6 +88,9 @@ inline void cross_entropy_rows(const CrossEntropyArgs& a, int64_t begin, int64_t
     const double total = cross_entropy_sum(s, count, top);
     a.loss[i] = static_cast<float>(std::log(total) + (static_cast<double>(top) - at));
     a.hit[i] = at > before && at >= after;
-    if (a.write_gradient) cross_entropy_gradient(s, row, count, label, top, total, a.grad_scale);
+    if (a.gradient && a.gradient.dtype == DType::bf16)
+      cross_entropy_gradient(s, a.gradient.row<bf16>(i), count, label, top, total, a.grad_scale);
+    else if (a.gradient)
+      cross_entropy_gradient(s, a.gradient.row<float>(i), count, label, top, total, a.grad_scale);
   }
 }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <optional>
 
 #include "kernels/cross_entropy/cross_entropy_ref.h"
 #include "tests/support/dual.h"
@@ -33,11 +34,13 @@ struct Result {
   std::vector<uint8_t> hit;
 };
 
-Result run(Tensor& logits, const std::vector<int32_t>& labels, float softcap, bool gradient, float scale,
-           int threads = 2) {
+// The gradient, where one is wanted, in the logits' place.
+Result run(Tensor& logits, const std::vector<int32_t>& labels, float softcap, std::optional<DType> gradient,
+           float scale, int threads = 2) {
   Result r{std::vector<float>(labels.size()), std::vector<uint8_t>(labels.size(), 9)};
   testing::run_planned(threads, [&](Exec& e) {
-    cross_entropy(e, logits.mat(), labels, softcap, gradient, scale, r.loss, r.hit);
+    cross_entropy(e, logits.mat(), labels, softcap, gradient ? gradient_over(logits.mat(), *gradient) : Mat{},
+                  scale, r.loss, r.hit);
   });
   return r;
 }
@@ -46,7 +49,7 @@ TEST(CrossEntropy, AgreesWithTheDefinition) {
   for (Isa isa : testing::isas())
     for (Shape s : kShapes)
       for (float softcap : {0.f, 5.f})
-        for (bool gradient : {false, true}) {
+        for (std::optional<DType> gradient : {std::optional<DType>(), {DType::f32}, {DType::bf16}}) {
           SCOPED_TRACE(cat(name_of(isa), " ", s.rows, " x ", s.vocab, " cap ", softcap));
           const testing::WithIsa with(isa);
           Tensor logits = Tensor::normal(DType::f32, s.rows, s.vocab, 1, 4);
@@ -55,6 +58,11 @@ TEST(CrossEntropy, AgreesWithTheDefinition) {
           const std::vector<double> raw = logits.values();
           const float scale = .125f;
           const Result got = run(logits, labels, softcap, gradient, scale);
+          const Mat gradients = gradient_over(logits.mat(), gradient.value_or(DType::f32));
+          const auto value = [&](int64_t i, int64_t j) {
+            return gradients.dtype == DType::bf16 ? static_cast<float>(gradients.row<bf16>(i)[j])
+                                                  : gradients.row<float>(i)[j];
+          };
           for (int64_t i = 0; i < s.rows; ++i) {
             const double* row = raw.data() + i * s.vocab;
             std::vector<double> expected(s.vocab);
@@ -77,8 +85,8 @@ TEST(CrossEntropy, AgreesWithTheDefinition) {
               const double slope_error = softcap > 0 ? 8 * kU * scale : 0;  // of 1 - tanh^2, times p <= 1
               const double p_error =
                   error * (std::abs(expected[j]) + (j == labels[i] ? scale : 0)) + slope_error;
-              ASSERT_TRUE(testing::close(logits.get(i, j), expected[j], p_error, DType::f32))
-                  << i << ", " << j << ": " << logits.get(i, j) << " not " << expected[j];
+              ASSERT_TRUE(testing::close(value(i, j), expected[j], p_error, *gradient))
+                  << i << ", " << j << ": " << value(i, j) << " not " << expected[j];
             }
           }
           EXPECT_TRUE(logits.gaps_intact());
@@ -91,7 +99,7 @@ TEST(CrossEntropy, FirstLargestWins) {
     Tensor logits(DType::f32, 4, 40);
     for (int64_t i = 0; i < 4; ++i)
       for (int64_t j = 0; j < 40; ++j) logits.set(i, j, j == 5 || j == 37 ? 2 : 1);
-    const Result r = run(logits, {5, 37, 0, 39}, 0, false, 1);
+    const Result r = run(logits, {5, 37, 0, 39}, 0, {}, 1);
     EXPECT_EQ(r.hit, (std::vector<uint8_t>{1, 0, 0, 0}));
   }
 }
@@ -101,7 +109,7 @@ TEST(CrossEntropy, LargeLogitsStayFinite) {
     const testing::WithIsa with(isa);
     Tensor logits(DType::f32, 1, 33);
     for (int64_t j = 0; j < 33; ++j) logits.set(0, j, j == 8 ? 1e30 : -1e30);
-    const Result r = run(logits, {8}, 0, true, 1);
+    const Result r = run(logits, {8}, 0, DType::f32, 1);
     EXPECT_EQ(r.loss[0], 0);
     for (int64_t j = 0; j < 33; ++j) EXPECT_NEAR(logits.get(0, j), 0, 1e-37);
   }
@@ -113,14 +121,15 @@ TEST(CrossEntropy, NaNShows) {
       const testing::WithIsa with(isa);
       Tensor logits = Tensor::normal(DType::f32, 1, 33, 1);
       logits.set(0, at, std::numeric_limits<double>::quiet_NaN());
-      EXPECT_TRUE(std::isnan(run(logits, {3}, 0, true, 1).loss[0])) << at;
+      EXPECT_TRUE(std::isnan(run(logits, {3}, 0, DType::f32, 1).loss[0])) << at;
     }
 }
 
 TEST(CrossEntropy, SameBitsWhateverTheThreads) {
   const Shape s{70, 1030};
   Tensor one = Tensor::normal(DType::f32, s.rows, s.vocab, 1, 4), three = one;
-  const Result a = run(one, labels_of(s), 0, true, .1f, 1), b = run(three, labels_of(s), 0, true, .1f, 3);
+  const Result a = run(one, labels_of(s), 0, DType::f32, .1f, 1),
+               b = run(three, labels_of(s), 0, DType::f32, .1f, 3);
   EXPECT_TRUE(one == three);
   EXPECT_EQ(a.loss, b.loss);
 }
@@ -145,7 +154,7 @@ TEST(CrossEntropy, ReferenceGradient) {
 
 TEST(CrossEntropy, RefusesALabelOutOfTheVocabulary) {
   Tensor logits(DType::f32, 1, 8);
-  for (int32_t label : {-100, 8}) EXPECT_THROW(run(logits, {label}, 0, false, 1), Error);
+  for (int32_t label : {-100, 8}) EXPECT_THROW(run(logits, {label}, 0, {}, 1), Error);
 }
 
 }  // namespace

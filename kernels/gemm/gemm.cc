@@ -6,6 +6,9 @@
 
 #define QLORA_BODY "kernels/gemm/gemm_cpu.inl"
 #include "kernels/common/for_each_isa.h"
+#if defined(__x86_64__)
+#include "kernels/gemm/gemm_amx.inl"
+#endif
 
 namespace qlora {
 namespace {
@@ -54,23 +57,59 @@ void check_call(const char* name, const GemmCall& call) {
           ": residual [", residual.rows, ", ", residual.cols, "] for y [", y.rows, ", ", y.cols, "]");
 }
 
-// One worker's memory each.
-Buffer workspace(Exec& e, const GemmWorkspace& each) {
-  return e.allocate(Region::workspace, "gemm workspace",
-                    sizeof(float) * static_cast<size_t>(each.floats()) * static_cast<size_t>(e.threads()));
+// What computes a task, and how tasks are cut for it.
+template <class Call>
+struct GemmBody {
+  GemmTile tile;
+  bool on_amx;
+  void (*part)(const Call&, const GemmPart&, const GemmWorkspace&, float*);
+};
+
+// Tiles of bf16 where the CPU has them and the operands are: fp32 keeps to the vectors.
+GemmBody<GemmCall> body_of(const GemmCall& call) {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::amx && call.terms[0].x.dtype == DType::bf16)
+    return {kAmxGemmTile, true, &amx::gemm_part};
+#endif
+  return {QLORA_DISPATCH(gemm_tile), false, QLORA_PICK(gemm_part)};
+}
+GemmBody<GemmTnCall> body_of(const GemmTnCall& call) {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::amx && call.a.dtype == DType::bf16 && call.b.dtype == DType::bf16)
+    return {kAmxGemmTile, true, &amx::gemm_tn_part};
+#endif
+  return {QLORA_DISPATCH(gemm_tile), false, QLORA_PICK(gemm_tn_part)};
 }
 
-template <class Call, class F>
-void run_tasks(Exec& e, const Call& call, int64_t rows, int64_t cols, GemmTile tile,
-               const GemmWorkspace& space, float* memory, F part) {
-  if (rows == 0 || cols == 0) return;
-  const GemmTasks tasks(tile, rows, cols, e.threads());
-  e.parallel(tasks.count(), [&](int64_t task, int worker) {
-    const int64_t row = task % tasks.row_blocks * tasks.rows, col = task / tasks.row_blocks * tasks.cols;
-    part(call, {row, std::min(tasks.rows, rows - row), col, std::min(tasks.cols, cols - col)}, space,
-         memory + worker * space.floats());
-  });
-}
+// The tasks of a [rows, cols] output, with their workspace: one worker's memory each.
+class GemmRun {
+ public:
+  template <class Call>
+  GemmRun(Exec& e, const GemmBody<Call>& body, int64_t rows, int64_t cols)
+      : rows_(rows),
+        cols_(cols),
+        tile_(body.tile),
+        space_(body.tile, body.on_amx, rows, cols),
+        memory_(e.allocate(
+            Region::workspace, "gemm workspace",
+            sizeof(float) * static_cast<size_t>(space_.floats()) * static_cast<size_t>(e.threads()))) {}
+  template <class Call>
+  void operator()(Exec& e, const GemmBody<Call>& body, const Call& call) const {
+    if (rows_ == 0 || cols_ == 0) return;
+    const GemmTasks tasks(tile_, rows_, cols_, e.threads());
+    e.parallel(tasks.count(), [&](int64_t task, int worker) {
+      const int64_t row = task % tasks.row_blocks * tasks.rows, col = task / tasks.row_blocks * tasks.cols;
+      body.part(call, {row, std::min(tasks.rows, rows_ - row), col, std::min(tasks.cols, cols_ - col)},
+                space_, memory_.as<float>() + worker * space_.floats());
+    });
+  }
+
+ private:
+  int64_t rows_, cols_;
+  GemmTile tile_;
+  GemmWorkspace space_;
+  Buffer memory_;
+};
 
 void gemm(Exec& e, const char* name, const GemmCall& call) {
   check_call(name, call);
@@ -82,13 +121,12 @@ void gemm(Exec& e, const char* name, const GemmCall& call) {
   }
   if (call.epilogue.bias != nullptr) read += 4.0 * static_cast<double>(y.cols);
   if (call.epilogue.residual) read += call.epilogue.residual.bytes();
-  const GemmTile tile = QLORA_DISPATCH(gemm_tile);
-  const GemmWorkspace space(tile, y.rows, y.cols);
-  const Buffer memory = workspace(e, space);
+  const GemmBody<GemmCall> body = body_of(call);
+  const GemmRun run(e, body, y.rows, y.cols);
   if (!e.op(name, 2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k, read, y.bytes()))
     return;
   require_cpu(e, name);
-  run_tasks(e, call, y.rows, y.cols, tile, space, memory.as<float>(), QLORA_PICK(gemm_part));
+  run(e, body, call);
 }
 
 }  // namespace
@@ -111,16 +149,17 @@ void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, fl
             b.stride >= b.cols,
         name, ": a [", a.rows, ", ", a.cols, "] b [", b.rows, ", ", b.cols, "] out [", out.rows, ", ",
         out.cols, "]");
-  const GemmTile tile = QLORA_DISPATCH(gemm_tile);
-  const GemmWorkspace space(tile, out.rows, out.cols);
-  const Buffer memory = workspace(e, space);
+  GemmTnCall call{a, b, scale, out};
+  const GemmBody<GemmTnCall> body = body_of(call);
+  // Tiles want one operand transposed: the narrower.
+  if (body.on_amx && a.cols > b.cols) call = {b, a, scale, out, true};
+  const GemmRun run(e, body, call.a.cols, call.b.cols);
   const double flops =
       2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(b.cols);
   if (!e.op(name, flops, a.bytes() + b.bytes() + out.bytes(), out.bytes())) return;
   require_cpu(e, name);
   if (a.rows == 0) return;
-  run_tasks(e, GemmTnCall{a, b, scale, out}, out.rows, out.cols, tile, space, memory.as<float>(),
-            QLORA_PICK(gemm_tn_part));
+  run(e, body, call);
 }
 
 }  // namespace qlora

@@ -9,16 +9,21 @@ namespace qlora {
 // How a product is cut. Only kBlockK enters the arithmetic: an output element is, block after block of
 // kBlockK terms of the sum (each GemmTerm begins a block), one chain of multiply-adds in order from 0, and
 // these are added up in order. Every other size is free: the same bits whatever the rows, the columns and the
-// threads.
+// threads. (bf16 products on AMX tiles are another arithmetic, in which nothing here counts: gemm_amx.inl.)
 inline constexpr int64_t kBlockK = 192;
 inline constexpr int64_t kStrideA = kBlockK + 16;  // of a packed block of x: off a power of two
 inline constexpr int64_t kMostRows = 512;          // of a task
 inline constexpr int64_t kMostPanels = 8;          // of a task
 
-// The microkernel's tile, an ISA's own.
+// On AMX: a microkernel's rows and columns, the steps of 32 terms that a decoded panel holds, and the parts
+// of GemmTerms that these may come from.
+inline constexpr int64_t kAmxTile = 32, kAmxSteps = 34, kAmxSegments = 10;
+
+// The microkernel's tile, an ISA's own, and how many of its columns a task may have at most.
 struct GemmTile {
-  int64_t rows, cols;
+  int64_t rows, cols, most_panels;
 };
+inline constexpr GemmTile kAmxGemmTile{kAmxTile, kAmxTile, 16};
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -29,14 +34,17 @@ struct GemmWorkspace {
   int64_t floats() const { return a + panel + c; }
 
   // For outputs of up to `rows` rows, `cols` columns: grows with both.
-  GemmWorkspace(GemmTile tile, int64_t rows, int64_t cols) {
+  GemmWorkspace(GemmTile tile, bool on_amx, int64_t rows, int64_t cols) {
     const int64_t most_rows = kMostRows / tile.rows * tile.rows;
     const int64_t task_rows =
         std::min(most_rows, ceil_div(std::max<int64_t>(rows, 1), tile.rows) * tile.rows);
-    const int64_t panels = std::clamp<int64_t>(ceil_div(cols, tile.cols), 1, kMostPanels);
+    const int64_t panels = std::clamp<int64_t>(ceil_div(cols, tile.cols), 1, tile.most_panels);
     stride_c = panels * tile.cols + 16;
-    a = ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 32)), 16) * 16;
-    panel = ceil_div(kBlockK * tile.cols, 16) * 16;
+    // On AMX both hold bf16, two to a float: rows of whole steps, each part's off a power of two, and two
+    // panels.
+    a = on_amx ? task_rows * (kAmxSteps + kAmxSegments) * 16
+               : ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 32)), 16) * 16;
+    panel = on_amx ? 2 * kAmxSteps * 16 * kAmxTile : ceil_div(kBlockK * tile.cols, 16) * 16;
     c = ceil_div(task_rows * stride_c, 16) * 16;
   }
 };
@@ -57,7 +65,7 @@ struct GemmTasks {
     // panel.
     int64_t best = 1;
     double least = 0;
-    for (int64_t per = std::min(panels, kMostPanels); per >= 1; --per) {
+    for (int64_t per = std::min(panels, tile.most_panels); per >= 1; --per) {
       const int64_t tasks = row_blocks * ceil_div(panels, per);
       const double cost = static_cast<double>(ceil_div(tasks, threads)) * (static_cast<double>(per) + 0.33);
       if (least == 0 || cost < least) {
@@ -82,6 +90,7 @@ struct GemmTnCall {
   ConstMat a, b;
   float scale;
   Mat out;
+  bool swapped = false;  // out is [columns of b, columns of a]
 };
 
 // A task's part of the output.

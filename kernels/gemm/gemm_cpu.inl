@@ -146,6 +146,16 @@ inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWork
     finish<float>(call, part, c, space.stride_c);
 }
 
+inline void add_scaled(const GemmTnCall& call, const GemmPart& part, const float* c, int64_t stride_c) {
+  for (int64_t r = 0; r < part.rows; ++r, c += stride_c) {
+    float* out = call.out.row<float>(part.row + r) + part.col;
+    for (int64_t j = 0; j < part.cols; j += kLanes) {
+      const int64_t n = part.cols - j;
+      store_part(out + j, add(load_part(out + j, n), mul(load(c + j), set1(call.scale))), n);
+    }
+  }
+}
+
 inline void gemm_tn_part(const GemmTnCall& call, const GemmPart& part, const GemmWorkspace& space,
                          float* memory) {
   float *a = memory, *panel = a + space.a, *c = panel + space.panel;
@@ -159,14 +169,7 @@ inline void gemm_tn_part(const GemmTnCall& call, const GemmPart& part, const Gem
       multiply<true>(a, stride_a, part.rows, panel, cols, count, c + j, space.stride_c, m == 0);
     }
   }
-  for (int64_t r = 0; r < part.rows; ++r) {
-    float* out = call.out.row<float>(part.row + r) + part.col;
-    for (int64_t j = 0; j < part.cols; j += kLanes) {
-      const int64_t n = part.cols - j;
-      const Vec scaled = mul(load(c + r * space.stride_c + j), set1(call.scale));
-      store_part(out + j, add(load_part(out + j, n), scaled), n);
-    }
-  }
+  add_scaled(call, part, c, space.stride_c);
 }
 
-inline GemmTile gemm_tile() { return {kTileRows, kTileCols}; }
+inline GemmTile gemm_tile() { return {kTileRows, kTileCols, kMostPanels}; }

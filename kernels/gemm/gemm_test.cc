@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <random>
 #include <vector>
@@ -51,7 +52,7 @@ class Gemm : public ::testing::TestWithParam<Isa> {
  private:
   Isa former_ = active_isa();
 };
-INSTANTIATE_TEST_SUITE_P(Isas, Gemm, ::testing::Values(Isa::scalar, Isa::avx2, Isa::avx512),
+INSTANTIATE_TEST_SUITE_P(Isas, Gemm, ::testing::ValuesIn(kIsas),
                          [](const auto& info) { return std::string(name_of(info.param)); });
 
 struct Shape {
@@ -193,8 +194,25 @@ TEST_P(Gemm, CutsBothWays) {
   }
 }
 
+// Sums of more terms than any block or panel holds; rows of x that lie a power of two apart, and not.
+TEST_P(Gemm, SumsOfManyTerms) {
+  for (const auto& [M, N, K] : {std::array<int64_t, 3>{33, 40, 2048}, {35, 140, 1129}})
+    for (const Format format : {Format::nf4, Format::bf16})
+      for (const bool nt : {true, false})
+        for (const DType dtype : kDTypes) {
+          const TestWeight w0(format, nt ? N : K, nt ? K : N, {}),
+              w1(Format::f32, nt ? N : 48, nt ? 48 : N, {});
+          const TestMatrix x0(dtype, M, K, 0), x1(dtype, M, 48, 16), x2(dtype, M, K, 31);
+          const GemmTerm terms[] = {{x0.view(), w0.view()}, {x1.view(), w1.view()}, {x2.view(), w0.view()}};
+          TestMatrix y(DType::f32, M, N, 1);
+          run_planned(2, [&](Exec& e) { multiply(e, nt, terms, {}, y.view()); });
+          expect_near(y.view(), gemm_ref<double>(terms, {}, M, N, nt), 2 * K + 48, cat("long sums ", M));
+        }
+}
+
 TEST_P(Gemm, TransposedAccumulates) {
-  const Shape shapes[] = {{1, 1, 1}, {5, 16, 70}, {200, 16, 100}, {399, 70, 16}, {193, 5, 49}, {64, 90, 131}};
+  const Shape shapes[] = {{1, 1, 1},    {5, 16, 70},   {200, 16, 100}, {399, 70, 16},
+                          {193, 5, 49}, {64, 90, 131}, {1200, 9, 40}};
   for (const Shape& s : shapes)
     for (const DType a_dtype : kDTypes)
       for (const DType b_dtype : kDTypes) {

@@ -10,7 +10,6 @@ namespace qlora {
 
 // Operands for the products' tests and benchmark: random, owned, with rows wider than the view.
 
-
 class TestMatrix {
  public:
   // `gap` columns lie between the rows of the view.

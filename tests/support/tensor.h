@@ -17,7 +17,7 @@ inline constexpr double kU = 5.9604644775390625e-8;  // fp32's
 // The ISAs that this machine can run.
 inline std::vector<Isa> isas() {
   std::vector<Isa> out;
-  for (Isa i : {Isa::scalar, Isa::avx2, Isa::avx512})
+  for (Isa i : kIsas)
     if (supported(i)) out.push_back(i);
   return out;
 }
