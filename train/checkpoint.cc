@@ -46,21 +46,32 @@ Json files_of(const std::string& folder) {
   return files;
 }
 
-void write_moments(const std::string& path, Engine& engine) {
-  const std::span<const float> m = engine.moment1(), v = engine.moment2();
-  const int64_t n = static_cast<int64_t>(m.size());
-  SafetensorsWriter out(path, {{"moment1", DType::f32, {n}}, {"moment2", DType::f32, {n}}});
-  out.write("moment1", m.data(), m.size_bytes());
-  out.write("moment2", v.data(), v.size_bytes());
+void write_moments(const std::string& path, const Moments& moments) {
+  std::vector<TensorSpec> tensors;
+  for (const MomentPart part : moments.parts())
+    tensors.push_back({name_of(part), moment_dtype(part), {moments.elements(part)}});
+  SafetensorsWriter out(path, std::move(tensors));
+  moments.save([&](MomentPart part, std::span<const std::byte> bytes) {
+    out.write(name_of(part), bytes.data(), bytes.size());
+  });
   out.commit();
 }
 
-void read_moment(const SafetensorsFile& file, const char* name, std::span<float> out) {
-  const TensorInfo* t = file.find(name);
-  if (t == nullptr || t->dtype != DType::f32 || t->bytes != out.size_bytes())
-    fail(Category::input, file.path(), ": ", name, " is not fp32 [", out.size(),
-         "]: another adapter's checkpoint");
-  std::memcpy(out.data(), file.data(*t), out.size_bytes());
+void read_moments(const std::string& path, Moments& moments) {
+  const SafetensorsFile file(path);
+  const std::vector<MomentPart> parts = moments.parts();
+  for (const MomentPart part : parts) {
+    const TensorInfo* t = file.find(name_of(part));
+    if (t == nullptr || t->dtype != moment_dtype(part) || t->elements() != moments.elements(part))
+      fail(Category::input, path, ": ", name_of(part), " is not ", name_of(moment_dtype(part)), " [",
+           moments.elements(part), "]: another adapter's checkpoint");
+  }
+  if (file.tensors().size() != parts.size())
+    fail(Category::input, path, ": ", file.tensors().size(), " tensors, not ", parts.size(),
+         ": another optimizer's checkpoint");
+  moments.load([&](MomentPart part, size_t first, std::span<std::byte> bytes) {
+    std::memcpy(bytes.data(), file.data(*file.find(name_of(part))) + first, bytes.size());
+  });
 }
 
 // checkpoint.json of a whole checkpoint: every file there, of its size and content.
@@ -144,7 +155,7 @@ void CheckpointStore::save(const RunState& state, Engine& engine) const {
     fs::create_directory(partial);
   });
   write_adapter_(partial);
-  write_moments(partial + "/" + kOptimizerFile, engine);
+  write_moments(partial + "/" + kOptimizerFile, engine.moments());
   Json identity = Json::object();
   for (const auto& [name, value] : identity_) identity[name] = value;
   const Json j = io(partial, [&] {
@@ -234,9 +245,7 @@ void CheckpointStore::load(
     fail(Category::usage, found.path, ": was made with ", found.state.total_steps, " steps, this run has ",
          total_steps, "; a resumed run may have more steps, not fewer");
   read_adapter(found.path, engine.params());
-  const SafetensorsFile moments(found.path + "/" + kOptimizerFile);
-  read_moment(moments, "moment1", engine.moment1());
-  read_moment(moments, "moment2", engine.moment2());
+  read_moments(found.path + "/" + kOptimizerFile, engine.moments());
 }
 
 }  // namespace qlora

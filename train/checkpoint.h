@@ -35,7 +35,7 @@ using RunIdentity = std::vector<std::pair<std::string, std::string>>;
 
 // checkpoint-N in an output folder:
 //   what write_adapter writes (PEFT adapter, tokenizer)
-//   optimizer.safetensors   moment1, moment2 fp32 [n], in the adapter's flat order
+//   optimizer.safetensors   a tensor for each MomentPart that the optimizer has (train/moments.h)
 //   trainer_state.json      RunState, identity, and size and sha256 of every file; written last
 // Built as .partial-N, synced and renamed, so that a folder of the final name is whole.
 class CheckpointStore {

@@ -26,7 +26,8 @@ Engine::Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const E
     : model_(std::move(model)),
       layout_(std::move(layout)),
       options_(options),
-      decoder_(model_, options.numerics, limits_of(options.train)) {
+      decoder_(model_, options.numerics, limits_of(options.train)),
+      moments_(layout_, options.optimizer) {
   if (options.eval.tokens > 0) eval_decoder_.emplace(model_, options.numerics, limits_of(options.eval));
   choose_policy();
   describe();
@@ -36,15 +37,14 @@ void Engine::allocate_state(Exec& e) {
   const size_t bytes = count() * sizeof(float);
   params_ = e.allocate(Region::adapter, "adapter", bytes);
   grads_ = e.allocate(Region::gradients, "gradients", bytes);
-  m_ = e.allocate(Region::moments, "moment1", moments() * sizeof(float));
-  v_ = e.allocate(Region::moments, "moment2", moments() * sizeof(float));
+  moments_.allocate(e);
 }
 
 void Engine::optimizer_pass(Exec& e, const AdamWHyper& h) {
-  if (options_.optimizer == OptimizerKind::adamw)
-    adamw(e, h, params(), grads(), moment1(), moment2());
-  else
+  if (options_.optimizer == OptimizerKind::sgd)
     sgd(e, h.lr, h.weight_decay, h.grad_scale, params(), grads());
+  else
+    moments_.update(e, h, params(), grads());
 }
 
 // Every phase once on the device that only remembers.
@@ -76,7 +76,8 @@ void Engine::rehearse() {
   }
   // State lives on: what is freed here is only the rehearsal's handle on it.
   std::vector<Span> kept = state_.spans;
-  for (Buffer* b : {&params_, &grads_, &m_, &v_}) b->reset();
+  for (Buffer* b : {&params_, &grads_}) b->reset();
+  moments_.forget();
   state_.spans = std::move(kept);
   state_.lay_out();
   size_t largest = 0;
@@ -144,8 +145,7 @@ void Engine::describe() {
   plan_.rows.push_back({"base", base_bytes(*model_, false) + base_bytes(*model_, true), model_->storage()});
   plan_.rows.push_back({"adapter", by_region[Region::adapter], "fp32"});
   plan_.rows.push_back({"gradients", by_region[Region::gradients], "fp32"});
-  plan_.rows.push_back({"moments", by_region[Region::moments],
-                        options_.optimizer == OptimizerKind::adamw ? "two, fp32" : "none"});
+  plan_.rows.push_back({"moments", by_region[Region::moments], moments_.describe()});
   plan_.rows.push_back({"activations and workspace", plan_.arena_bytes - state_.bytes,
                         cat(plan_.recompute ? "recomputed" : "stored", ", batches of up to ",
                             options_.train.tokens, " tokens")});

@@ -6,12 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "kernels/adamw/adamw.h"
 #include "memory/exec.h"
 #include "model/adapter.h"
 #include "model/decoder.h"
 #include "model/weights.h"
 #include "train/data/batches.h"
+#include "train/moments.h"
 
 namespace qlora {
 
@@ -20,7 +20,6 @@ enum class Checkpointing : uint8_t {
   all,
   none
 };  // all: everything but block inputs is computed again
-enum class OptimizerKind : uint8_t { adamw, sgd };
 
 struct EngineOptions {
   Numerics numerics;
@@ -61,8 +60,7 @@ class Engine {
 
   std::span<float> params() { return {params_.as<float>(), count()}; }
   std::span<float> grads() { return {grads_.as<float>(), count()}; }
-  std::span<float> moment1() { return {m_.as<float>(), moments()}; }
-  std::span<float> moment2() { return {v_.as<float>(), moments()}; }
+  Moments& moments() { return moments_; }
 
   void zero_grads();
   // Adds the gradients of grad_scale * (summed loss).
@@ -76,7 +74,6 @@ class Engine {
 
  private:
   size_t count() const { return static_cast<size_t>(layout_.size()); }
-  size_t moments() const { return options_.optimizer == OptimizerKind::adamw ? count() : 0; }
   void rehearse();
   void choose_policy();
   size_t fixed_bytes() const;
@@ -96,7 +93,8 @@ class Engine {
   Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"};
   Arena arena_;
   std::unique_ptr<Exec> exec_;
-  Buffer params_, grads_, m_, v_;
+  Buffer params_, grads_;
+  Moments moments_;
   std::vector<int32_t> targets_;
 };
 

@@ -86,6 +86,7 @@ TEST_F(RunResume, ChangedSettingIsRefusedWithBothValues) {
   expect_refused(resume({"--max-steps", "3", "--learning-rate", "0.02"}), 2,
                  {"learning-rate", "0.01", "0.02"});
   expect_refused(resume({"--max-steps", "3", "--lora-r", "8"}), 2, {"lora-r", "4", "8"});
+  expect_refused(resume({"--max-steps", "3", "--optim", "adamw_8bit"}), 2, {"--optim adamw,", "adamw_8bit"});
   expect_refused(resume({"--max-steps", "1"}), 2, {"2", "1", "steps"});
   const std::string data = scratch.write("data.jsonl", slurp(golden_rows()) + "\n");
   expect_refused(resume({"--max-steps", "3", "--dataset", data}), 2, {"data"});

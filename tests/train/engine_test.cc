@@ -135,8 +135,9 @@ TEST_P(EngineTest, PoisonedArenaGivesTheSameBitsAndIsUsedToItsEnd) {
       // Poison marks what was handed out: the highest mark is the plan's end, less one row that may have been
       // computed as zeros (a document's last token has no gradient).
       const auto* begin =
-          reinterpret_cast<const std::byte*>(std::min({engine->params().data(), engine->grads().data(),
-                                                       engine->moment1().data(), engine->moment2().data()}));
+          reinterpret_cast<const std::byte*>(std::min(engine->params().data(), engine->grads().data()));
+      engine->moments().save(
+          [&](MomentPart, std::span<const std::byte> bytes) { begin = std::min(begin, bytes.data()); });
       size_t high = engine->plan().arena_bytes;
       while (high > 0 && begin[high - 1] == std::byte{0}) --high;
       EXPECT_LT(engine->plan().arena_bytes - high,

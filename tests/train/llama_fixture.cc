@@ -44,6 +44,21 @@ std::vector<double> part(std::span<const float> flat, const LoraModule& m, bool 
   return {p.begin(), p.end()};
 }
 
+AdapterLayout layout_of_rank(const ModelDesc& desc, int rank) {
+  std::vector<LoraChoice> choices;
+  for (int block = 0; block < static_cast<int>(desc.blocks.size()); ++block)
+    for (int k = 0; k < kLinears; ++k) choices.push_back({block, static_cast<LinearKind>(k), rank, 1});
+  return {desc, choices};
+}
+
+std::vector<std::byte> moments_of(Engine& engine) {
+  std::vector<std::byte> out;
+  engine.moments().save([&](MomentPart, std::span<const std::byte> bytes) {
+    out.insert(out.end(), bytes.begin(), bytes.end());
+  });
+  return out;
+}
+
 Batch batch_of(const std::string& jsonl, const std::vector<size_t>& rows) {
   const std::vector<std::string> text = test::lines(test::read_golden(jsonl));
   Batch b;

@@ -19,9 +19,15 @@ struct GoldenAdapter {
   GoldenAdapter(const ModelDesc& desc, const std::string& folder);
 };
 
+// Every linear adapted with one rank.
+AdapterLayout layout_of_rank(const ModelDesc& desc, int rank);
+
 // Where a module's A or B stands in PEFT's files, and its part of a flat buffer.
 std::string peft_key(const LoraModule& m, bool a);
 std::vector<double> part(std::span<const float> flat, const LoraModule& m, bool a);
+
+// All of its moments, as a checkpoint has them.
+std::vector<std::byte> moments_of(Engine& engine);
 
 // Rows of a `tokens` file laid end to end.
 Batch batch_of(const std::string& jsonl, const std::vector<size_t>& rows);

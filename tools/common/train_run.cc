@@ -67,13 +67,19 @@ std::string number(double v) {
   return std::stod(s) == v ? s : nlohmann::json(v).dump();
 }
 
+OptimizerKind optimizer_of(const Options& options) {
+  const std::string name = options.get<std::string>("optim");
+  const auto at = std::find(kOptimizerNames.begin(), kOptimizerNames.end(), name);
+  if (at == kOptimizerNames.end())
+    fail(Category::usage, options.origin("optim"), " ", name,
+         ": paged optimizers are not built yet; use --optim adamw or adamw_8bit");
+  return static_cast<OptimizerKind>(at - kOptimizerNames.begin());
+}
+
 }  // namespace
 
 void refuse_unbuilt(const Options& options) {
-  const std::string optim = options.get<std::string>("optim");
-  if (optim != "adamw" && optim != "sgd")
-    fail(Category::usage, options.origin("optim"), " ", optim,
-         ": paged and 8-bit optimizers are not built yet; use --optim adamw or sgd");
+  optimizer_of(options);
   if (options.given("host-memory"))
     fail(Category::usage, options.origin("host-memory"),
          ": belongs to CUDA runs, which this program does not have; use --memory");
@@ -187,7 +193,7 @@ EngineOptions engine_options(const Options& options, int threads) {
   e.checkpointing = checkpointing == "all"    ? Checkpointing::all
                     : checkpointing == "none" ? Checkpointing::none
                                               : Checkpointing::automatic;
-  e.optimizer = options.get<std::string>("optim") == "sgd" ? OptimizerKind::sgd : OptimizerKind::adamw;
+  e.optimizer = optimizer_of(options);
   if (const auto budget = options.find<uint64_t>("memory")) e.memory_budget = static_cast<size_t>(*budget);
   return e;
 }
