@@ -14,6 +14,8 @@
 #include <mutex>
 #include <system_error>
 
+#include "memory/mapping_guard.h"
+
 namespace qlora {
 namespace {
 
@@ -172,6 +174,14 @@ int sync_retrying(int fd) {
 }
 
 }  // namespace
+
+MappingGuard::MappingGuard(const void* data, size_t bytes, const std::string& path) {
+  install_handler();
+  slot_ = take_slot(data, bytes, path);
+  if (slot_ < 0) fail(Category::io, path, ": more than ", kSlots, " files are mapped at once; merge shards");
+}
+
+MappingGuard::~MappingGuard() { free_slot(slot_); }
 
 MappedFile::MappedFile(const std::string& path) : path_(path) {
   const Descriptor fd(open_regular(path, id_));
