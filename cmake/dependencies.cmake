@@ -19,6 +19,11 @@ add_library(qlora_pcre2 INTERFACE)
 target_include_directories(qlora_pcre2 SYSTEM INTERFACE ${PCRE2_INCLUDE_DIR})
 target_link_libraries(qlora_pcre2 INTERFACE ${PCRE2_LIBRARY})
 
+if(QLORA_CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  set(QLORA_CUDA_RUNTIME CUDA::cudart)
+endif()
+
 if(QLORA_TESTS)
   find_package(GTest REQUIRED)
   include(GoogleTest)

@@ -19,7 +19,13 @@ endfunction()
 function(qlora_folder name)
   cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*.cc)
-  list(FILTER sources EXCLUDE REGEX "_(test|bench)\\.cc$")
+  list(FILTER sources EXCLUDE REGEX "_(test|bench|emulated)\\.cc$")
+  # Of CUDA's bodies one is built: the real one, or the one that says that there is none.
+  if(QLORA_CUDA)
+    list(FILTER sources EXCLUDE REGEX "_nocuda\\.cc$")
+  else()
+    list(FILTER sources EXCLUDE REGEX "/cuda/.*_real\\.cc$")
+  endif()
   add_library(qlora_${name} STATIC ${sources})
   target_link_libraries(qlora_${name} PUBLIC ${ARG_LINK})
   qlora_options(qlora_${name})
@@ -61,10 +67,11 @@ function(qlora_install_pages name)
   install(FILES ${pages}/${name}.bash DESTINATION share/bash-completion/completions RENAME ${name})
 endfunction()
 
-# tests/NAME/*.cc, and for the kernels the *_test.cc beside each op.
+# tests/NAME/*.cc, for the kernels the *_test.cc beside each op, and the emulated device, which takes the place of the
+# body that the library has (the linker looks there only for what is missing).
 function(qlora_test name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${name}/*.cc
-       ${PROJECT_SOURCE_DIR}/${name}/*_test.cc)
+       ${PROJECT_SOURCE_DIR}/${name}/*_test.cc ${PROJECT_SOURCE_DIR}/${name}/*_emulated.cc)
   file(GLOB support CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/*.cc)
   if(NOT sources)
     return()

@@ -136,12 +136,10 @@ void Pager::await(int slot) {
 bool Pager::try_fetch(int slot) {
   Slot& s = slot_[static_cast<size_t>(slot)];
   const uint32_t page = plan_->uses[static_cast<size_t>(s.incoming)].page;
-  for (size_t o = 0; o < slot_.size(); ++o) {
-    Slot& other = slot_[o];
-    if (other.way != Way::out || (&other != &s && other.page != page)) continue;
-    if (!backend_->ready(static_cast<int>(o))) return false;
-    other.way = Way::none;
-  }
+  for (size_t o = 0; o < slot_.size(); ++o)
+    if (slot_[o].way == Way::out && (static_cast<int>(o) == slot || slot_[o].page == page) &&
+        !backend_->ready(static_cast<int>(o)))
+      return false;
   s.incoming = -1;
   start(slot, false, page);
   return true;
@@ -195,7 +193,7 @@ void Pager::end() {
   check(next_ == plan_->uses.size(), name_, ": ended after ", next_, " of ", plan_->uses.size(), " uses");
   for (size_t s = 0; s < slot_.size(); ++s) {
     check(slot_[s].held < 0, name_, ": ended while a page is held");
-    if (slot_[s].way != Way::none) await(static_cast<int>(s));
+    await(static_cast<int>(s));
   }
 }
 

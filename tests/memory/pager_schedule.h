@@ -54,8 +54,11 @@ struct PagerSchedule {
 // What the pages should hold, over any number of passes.
 class PagerModel {
  public:
-  explicit PagerModel(const PagerSchedule& s)
+  // `settle` is called before the host touches a page: where computation is a stream, it waits for that.
+  explicit PagerModel(
+      const PagerSchedule& s, std::function<void()> settle = [] {})
       : schedule_(s),
+        settle_(std::move(settle)),
         content_(s.pages, std::vector<std::byte>(s.page_bytes)),
         bytes_(s.pages, s.page_bytes) {}
 
@@ -76,6 +79,7 @@ class PagerModel {
         bytes_[s.page] = schedule_.page_bytes - random() % (schedule_.page_bytes / 2);
       std::byte* const data = pass.acquire(s.page, bytes_[s.page], s.access);
       held[s.page] = {data, s.access};
+      settle_();
       if (!e.rehearsing() && s.access != Access::write) compare(s.page, data);
     }
     pass.end();
@@ -96,6 +100,7 @@ class PagerModel {
   }
 
   const PagerSchedule& schedule_;
+  std::function<void()> settle_;
   std::vector<std::vector<std::byte>> content_;
   std::vector<size_t> bytes_;
 };
@@ -104,8 +109,9 @@ class PagerModel {
 class PagerRun {
  public:
   using Open = std::function<std::unique_ptr<PageBackend>(const PagerSchedule&)>;
-  PagerRun(const PagerSchedule& s, const Open& open)
-      : model(s), pager("pages", s.pages, s.page_bytes, s.slots, s.life) {
+  PagerRun(
+      const PagerSchedule& s, const Open& open, std::function<void()> settle = [] {})
+      : model(s, std::move(settle)), pager("pages", s.pages, s.page_bytes, s.slots, s.life) {
     Exec rehearsal = Exec::rehearsal(1);
     {
       Phase phase(rehearsal, trace_);

@@ -1,0 +1,209 @@
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <thread>
+
+#include "memory/cuda/emulated.h"
+#include "memory/cuda/host.h"
+
+namespace qlora::cuda {
+namespace {
+
+// What all streams share. `used` counts bytes by kind; managed memory counts as the device's.
+struct Machine {
+  std::mutex mutex;
+  EmulatedDevice device;
+  size_t used_device = 0, used_pinned = 0;
+  int64_t copies = 0;
+  uint64_t streams = 0;
+  std::atomic<bool> failed{false};
+};
+Machine& machine() {
+  static Machine m;
+  return m;
+}
+
+void verify() {
+  if (machine().failed) fail(Category::io, "emulated device: a copy failed; check the card and its driver");
+}
+
+struct EventState {
+  std::mutex mutex;
+  std::condition_variable reached;
+  uint64_t recorded = 0, done = 0;
+  void reach(uint64_t n) {
+    const std::lock_guard lock(mutex);
+    done = std::max(done, n);
+    reached.notify_all();
+  }
+  void wait_for(uint64_t n) {
+    std::unique_lock lock(mutex);
+    reached.wait(lock, [&] { return done >= n; });
+  }
+};
+using SharedEvent = std::shared_ptr<EventState>;
+EventState& state_of(void* handle) { return **static_cast<SharedEvent*>(handle); }
+
+// A thread that does its tasks in order.
+class Queue {
+ public:
+  explicit Queue(uint64_t seed) : random_(seed), thread_([this] { work(); }) {}
+  ~Queue() {
+    push(nullptr);
+    thread_.join();
+  }
+  void push(std::function<void()> task) {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+    pushed_.notify_one();
+  }
+  // On the queue's own thread.
+  void linger() { std::this_thread::sleep_for(std::chrono::microseconds(random_() % 300)); }
+
+ private:
+  void work() {
+    std::unique_lock lock(mutex_);
+    while (true) {
+      pushed_.wait(lock, [&] { return !tasks_.empty(); });
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      if (task == nullptr) return;
+      lock.unlock();
+      task();
+      lock.lock();
+    }
+  }
+  std::mt19937_64 random_;
+  std::mutex mutex_;
+  std::condition_variable pushed_;
+  std::deque<std::function<void()>> tasks_;
+  std::thread thread_;
+};
+Queue& queue_of(void* handle) { return *static_cast<Queue*>(handle); }
+
+}  // namespace
+
+void emulate(const EmulatedDevice& device) {
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  m.device = device;
+  m.copies = 0;
+  m.streams = 0;
+  m.failed = false;
+}
+
+int device_count() { return 1; }
+DeviceInfo device_info(int) {
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  return {"emulated",
+          8,
+          0,
+          m.device.device_bytes,
+          m.device.device_bytes - m.used_device,
+          m.device.concurrent_managed_access};
+}
+
+Memory Memory::allocate(MemoryKind kind, int device, size_t bytes) {
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  Memory out;
+  size_t& used = kind == MemoryKind::pinned ? m.used_pinned : m.used_device;
+  if (bytes > (kind == MemoryKind::pinned ? m.device.pinned_bytes : m.device.device_bytes) - used) return out;
+  used += bytes;
+  out.data_ = static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096));
+  if (out.data_ == nullptr) throw std::bad_alloc();
+  out.kind_ = kind;
+  out.device_ = device;
+  out.bytes_ = bytes;
+  return out;
+}
+Memory::~Memory() {
+  if (data_ == nullptr) return;
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  (kind_ == MemoryKind::pinned ? m.used_pinned : m.used_device) -= bytes_;
+  std::free(data_);
+}
+
+Event::Event(int) : handle_(new SharedEvent(std::make_shared<EventState>())) {}
+Event::~Event() { delete static_cast<SharedEvent*>(handle_); }
+void Event::record(Stream& stream) {
+  verify();
+  EventState& state = state_of(handle_);
+  uint64_t n;
+  {
+    const std::lock_guard lock(state.mutex);
+    n = ++state.recorded;
+  }
+  queue_of(stream.handle()).push([event = *static_cast<SharedEvent*>(handle_), n] { event->reach(n); });
+}
+bool Event::done() const {
+  verify();
+  EventState& state = state_of(handle_);
+  const std::lock_guard lock(state.mutex);
+  return state.done >= state.recorded;
+}
+void Event::synchronize() const {
+  EventState& state = state_of(handle_);
+  uint64_t n;
+  {
+    const std::lock_guard lock(state.mutex);
+    n = state.recorded;
+  }
+  state.wait_for(n);
+  verify();
+}
+
+Stream::Stream(int device) : device_(device) {
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  handle_ = new Queue(m.device.seed + ++m.streams);
+}
+Stream::~Stream() { delete static_cast<Queue*>(handle_); }
+void Stream::wait(const Event& event) {
+  verify();
+  EventState& state = state_of(event.handle_);
+  uint64_t n;
+  {
+    const std::lock_guard lock(state.mutex);
+    n = state.recorded;
+  }
+  queue_of(handle_).push([event = *static_cast<SharedEvent*>(event.handle_), n] { event->wait_for(n); });
+}
+void Stream::copy(void* to, const void* from, size_t bytes) {
+  verify();
+  Queue& queue = queue_of(handle_);
+  queue.push([=, &queue] {
+    Machine& m = machine();
+    {
+      const std::lock_guard lock(m.mutex);
+      if (m.copies++ == m.device.fail_copy) m.failed = true;
+    }
+    std::memset(to, 0xff, bytes);
+    queue.linger();
+    if (!m.failed) std::memcpy(to, from, bytes);
+  });
+}
+void Stream::prefetch(void*, size_t, bool) { verify(); }
+void Stream::prefer_host(void*, size_t) { verify(); }
+void Stream::call(void (*f)(void*), void* argument) {
+  verify();
+  queue_of(handle_).push([=] { f(argument); });
+}
+void Stream::synchronize() {
+  // Even after a failure: nothing is under way any more when it throws.
+  const SharedEvent end = std::make_shared<EventState>();
+  queue_of(handle_).push([end] { end->reach(1); });
+  end->wait_for(1);
+  verify();
+}
+
+}  // namespace qlora::cuda

@@ -1,0 +1,35 @@
+#include "memory/cuda/host.h"
+
+// A build without CUDA: there is no device, so nothing of one can be made.
+namespace qlora::cuda {
+namespace {
+
+[[noreturn]] void absent() {
+  fail(Category::usage,
+       "this program was built without CUDA; build it with -DQLORA_CUDA=ON, or run on the CPU");
+}
+
+}  // namespace
+
+int device_count() { return 0; }
+DeviceInfo device_info(int) { absent(); }
+
+Memory Memory::allocate(MemoryKind, int, size_t) { absent(); }
+Memory::~Memory() = default;
+
+Event::Event(int) { absent(); }
+Event::~Event() = default;
+void Event::record(Stream&) { absent(); }
+bool Event::done() const { absent(); }
+void Event::synchronize() const { absent(); }
+
+Stream::Stream(int device) : device_(device) { absent(); }
+Stream::~Stream() = default;
+void Stream::wait(const Event&) { absent(); }
+void Stream::copy(void*, const void*, size_t) { absent(); }
+void Stream::prefetch(void*, size_t, bool) { absent(); }
+void Stream::prefer_host(void*, size_t) { absent(); }
+void Stream::call(void (*)(void*), void*) { absent(); }
+void Stream::synchronize() { absent(); }
+
+}  // namespace qlora::cuda

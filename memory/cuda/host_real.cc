@@ -1,0 +1,149 @@
+#include <cuda_runtime.h>
+
+#include <source_location>
+
+#include "memory/cuda/host.h"
+
+namespace qlora::cuda {
+namespace {
+
+void verify(cudaError_t error, const char* call,
+            std::source_location place = std::source_location::current()) {
+  if (error == cudaSuccess) [[likely]]
+    return;
+  const bool memory = error == cudaErrorMemoryAllocation;
+  fail(memory ? Category::memory : Category::io, place.file_name(), ":", place.line(), ": ", call, ": ",
+       cudaGetErrorString(error), " (", cudaGetErrorName(error), "); ",
+       memory ? "a smaller batch or sequence needs less" : "check the card and its driver (nvidia-smi)");
+}
+
+// Calls go to `device` while it lives.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    verify(cudaGetDevice(&former_), "cudaGetDevice");
+    if (former_ != device) verify(cudaSetDevice(device), "cudaSetDevice");
+  }
+  ~OnDevice() { cudaSetDevice(former_); }  // it was current: this cannot fail
+  OnDevice(const OnDevice&) = delete;
+
+ private:
+  int former_ = 0;
+};
+
+cudaEvent_t event_of(void* handle) { return static_cast<cudaEvent_t>(handle); }
+cudaStream_t stream_of(void* handle) { return static_cast<cudaStream_t>(handle); }
+
+#if CUDART_VERSION >= 13000
+cudaMemLocation location(bool on_device, int device) {
+  return {on_device ? cudaMemLocationTypeDevice : cudaMemLocationTypeHost, on_device ? device : 0};
+}
+#else
+int location(bool on_device, int device) { return on_device ? device : cudaCpuDeviceId; }
+#endif
+
+}  // namespace
+
+int device_count() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) return 0;
+  verify(error, "cudaGetDeviceCount");
+  return count;
+}
+
+DeviceInfo device_info(int device) {
+  const OnDevice on(device);
+  cudaDeviceProp p = {};
+  verify(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
+  DeviceInfo info;
+  info.name = p.name;
+  info.major = p.major;
+  info.minor = p.minor;
+  info.concurrent_managed_access = p.concurrentManagedAccess != 0;
+  verify(cudaMemGetInfo(&info.free_bytes, &info.total_bytes), "cudaMemGetInfo");
+  return info;
+}
+
+Memory Memory::allocate(MemoryKind kind, int device, size_t bytes) {
+  const OnDevice on(device);
+  void* p = nullptr;
+  const cudaError_t error = kind == MemoryKind::device   ? cudaMalloc(&p, bytes)
+                            : kind == MemoryKind::pinned ? cudaHostAlloc(&p, bytes, cudaHostAllocPortable)
+                                                         : cudaMallocManaged(&p, bytes);
+  Memory m;
+  if (error == cudaErrorMemoryAllocation) {
+    cudaGetLastError();  // refused, and that is all: later calls must not see it
+    return m;
+  }
+  verify(error, "allocation");
+  m.kind_ = kind;
+  m.device_ = device;
+  m.data_ = static_cast<std::byte*>(p);
+  m.bytes_ = bytes;
+  return m;
+}
+
+Memory::~Memory() {
+  // A failure here is the sticky one of an earlier call, which has been reported.
+  if (data_ != nullptr) kind_ == MemoryKind::pinned ? cudaFreeHost(data_) : cudaFree(data_);
+}
+
+Event::Event(int device) {
+  const OnDevice on(device);
+  cudaEvent_t e = nullptr;
+  verify(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  handle_ = e;
+}
+Event::~Event() {
+  if (handle_ != nullptr) cudaEventDestroy(event_of(handle_));
+}
+void Event::record(Stream& s) {
+  verify(cudaEventRecord(event_of(handle_), stream_of(s.handle())), "cudaEventRecord");
+}
+bool Event::done() const {
+  const cudaError_t error = cudaEventQuery(event_of(handle_));
+  if (error == cudaErrorNotReady) return false;
+  verify(error, "cudaEventQuery");
+  return true;
+}
+void Event::synchronize() const { verify(cudaEventSynchronize(event_of(handle_)), "cudaEventSynchronize"); }
+
+Stream::Stream(int device) : device_(device) {
+  const OnDevice on(device);
+  cudaStream_t s = nullptr;
+  verify(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  handle_ = s;
+}
+Stream::~Stream() {
+  cudaStreamSynchronize(stream_of(handle_));
+  cudaStreamDestroy(stream_of(handle_));
+}
+void Stream::wait(const Event& e) {
+  verify(cudaStreamWaitEvent(stream_of(handle_), event_of(e.handle_), 0), "cudaStreamWaitEvent");
+}
+void Stream::copy(void* to, const void* from, size_t bytes) {
+  verify(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(handle_)), "cudaMemcpyAsync");
+}
+#if CUDART_VERSION >= 13000
+void Stream::prefetch(void* managed, size_t bytes, bool to_device) {
+  verify(cudaMemPrefetchAsync(managed, bytes, location(to_device, device_), 0, stream_of(handle_)),
+         "cudaMemPrefetchAsync");
+}
+#else
+void Stream::prefetch(void* managed, size_t bytes, bool to_device) {
+  verify(cudaMemPrefetchAsync(managed, bytes, location(to_device, device_), stream_of(handle_)),
+         "cudaMemPrefetchAsync");
+}
+#endif
+void Stream::prefer_host(void* managed, size_t bytes) {
+  verify(cudaMemAdvise(managed, bytes, cudaMemAdviseSetPreferredLocation, location(false, device_)),
+         "cudaMemAdvise");
+  verify(cudaMemAdvise(managed, bytes, cudaMemAdviseSetAccessedBy, location(true, device_)), "cudaMemAdvise");
+}
+void Stream::call(void (*f)(void*), void* argument) {
+  verify(cudaLaunchHostFunc(stream_of(handle_), f, argument), "cudaLaunchHostFunc");
+}
+void Stream::synchronize() { verify(cudaStreamSynchronize(stream_of(handle_)), "cudaStreamSynchronize"); }
+
+}  // namespace qlora::cuda
