@@ -26,8 +26,9 @@ struct Run {
   Screen screen{options};
   int threads = thread_count(options);
   Base base = open_base(options);
+  BaseLoading loading{base, threads, false};
   TextTools text = open_text_if_any(base.source.path, options.find<std::string>("chat-template"));
-  std::shared_ptr<const Model> model = load_base(base, threads);
+  std::shared_ptr<const Model> model = loading.model();
   Adapter adapter = open_adapter(options.find<std::string>("adapter"), model->desc());
   std::unique_ptr<RowEncoder> encoder = row_encoder(options, text, model->desc().vocab);
   ReadOptions reading = read_options(options, threads);

@@ -62,7 +62,7 @@ class TrainTool {
   int run();
 
  private:
-  void open();
+  void open(bool to_train);
   void show_plan();
   RunState start();
   void write_adapter(const std::string& folder) const;
@@ -73,6 +73,7 @@ class TrainTool {
   int threads_;
   std::string out_;
   Base base_;
+  std::optional<BaseLoading> loading_;
   TextTools text_;
   std::shared_ptr<const Model> model_;
   std::unique_ptr<RowEncoder> encoder_;
@@ -85,15 +86,17 @@ class TrainTool {
   RunState state_;
 };
 
-void TrainTool::open() {
+// Weights are checked while tokenizer and data are read; what is wrong is said in the order below.
+void TrainTool::open(bool to_train) {
   base_ = open_base(options_);
+  loading_.emplace(base_, threads_, to_train);
   settle(options_, base_);
   text_ = open_text_if_any(base_.source.path, options_.find<std::string>("chat-template"));
   encoder_ = row_encoder(options_, text_, base_.checkpoint->desc().vocab);
   data_ = read_train_data(options_, *encoder_, threads_);
   for (const std::string& line : said(data_->train.counts)) screen_.line(line);
   adapter_ = make_adapter(options_, base_, base_.checkpoint->desc());
-  model_ = load_base(base_, threads_);
+  model_ = loading_->model();
 
   const BatchOptions batches = batch_options(options_);
   plan_.emplace(data_->train, batches);
@@ -155,7 +158,11 @@ RunState TrainTool::start() {
     if (!found) screen_.line(out_ + ": no checkpoint yet, starting at step 0");
   }
   if (!found) {
-    std::copy(adapter_.params.begin(), adapter_.params.end(), engine_->params().begin());
+    if (adapter_.params.empty())
+      engine_->layout().initialize(static_cast<uint64_t>(options_.get<int64_t>("seed")), engine_->params());
+    else
+      std::copy(adapter_.params.begin(), adapter_.params.end(), engine_->params().begin());
+    adapter_.params = {};
     return {};
   }
   store_->load(*found, plan_->total_steps(), read, *engine_);
@@ -247,7 +254,7 @@ int TrainTool::run() {
     fail(Category::usage, options_.origin("overwrite-output-dir"),
          ": contradicts --resume-from-checkpoint; give one of them");
   if (options_.get<bool>("dry-run")) {
-    open();
+    open(false);
     show_plan();
     return 0;
   }
@@ -257,14 +264,14 @@ int TrainTool::run() {
   const OutputFolder folder(out_, goes_on     ? OutputFolder::Use::resume
                                   : overwrite ? OutputFolder::Use::overwrite
                                               : OutputFolder::Use::fresh);
-  open();
+  open(true);
   show_plan();
   folder.clear();
   const AdapterFiles files{[this](const std::string& to) { write_adapter(to); },
                            [this](const std::string& from, std::span<float> params) {
                              load_adapter(from, engine_->layout(), params);
                            }};
-  store_.emplace(out_, identity_of(options_, base_, *data_), files.write);
+  store_.emplace(out_, identity_of(options_, loading_->fingerprint(), *data_), files.write);
   state_ = start();
   write_file(out_ + "/config.yaml", options_.to_yaml());
   Watcher watcher(screen_);

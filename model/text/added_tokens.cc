@@ -100,7 +100,7 @@ void AddedTokens::split(std::string_view whole, size_t begin, size_t end, bool n
   const Trie& trie = tries_[normalized];
   const std::string_view text = whole.substr(0, end);
   size_t done = begin;
-  for (size_t at = begin; at < end;) {
+  for (size_t at = trie.empty() ? end : begin; at < end;) {
     const AddedToken* token =
         trie.starts[static_cast<uint8_t>(text[at])] ? longest(trie, text, at, literal) : nullptr;
     if (!token) {

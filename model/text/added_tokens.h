@@ -51,6 +51,7 @@ class AddedTokens {
   struct Trie {
     std::vector<Node> nodes{Node{}};
     bool starts[256] = {};
+    bool empty() const { return nodes.size() == 1; }
   };
   const AddedToken* longest(const Trie& trie, std::string_view text, size_t at,
                             std::span<const ByteRange> literal) const;

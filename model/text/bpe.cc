@@ -1,6 +1,8 @@
 #include "model/text/bpe.h"
 
 #include <algorithm>
+#include <atomic>
+#include <cstring>
 #include <limits>
 #include <queue>
 
@@ -12,6 +14,63 @@ namespace {
 constexpr int32_t kNoRank = std::numeric_limits<int32_t>::max();
 // Up to here looking at every pair again is faster than a heap.
 constexpr size_t kShort = 48;
+
+// A word of at most 16 bytes and 4 tokens that cover it.
+struct KnownWord {
+  std::array<char, 16> bytes;
+  uint8_t size = 0;  // 0: none; no word is empty
+  uint8_t count;
+  std::array<uint8_t, 4> ends;
+  std::array<int32_t, 4> ids;
+
+  bool is(std::string_view word) const {
+    return size == word.size() && std::memcmp(bytes.data(), word.data(), size) == 0;
+  }
+  template <class Symbols>
+  void remember(std::string_view word, const Symbols& symbols) {
+    if (symbols.size() > ids.size()) return;
+    uint32_t at = 0;  // bytes that no token stands for leave gaps, which ends cannot tell
+    for (const auto& s : symbols) {
+      if (s.begin != at) return;
+      at = s.end;
+    }
+    std::memcpy(bytes.data(), word.data(), word.size());
+    size = static_cast<uint8_t>(word.size());
+    count = static_cast<uint8_t>(symbols.size());
+    for (size_t i = 0; i < symbols.size(); ++i) {
+      ends[i] = static_cast<uint8_t>(symbols[i].end);
+      ids[i] = symbols[i].id;
+    }
+  }
+};
+
+// 320 KiB a thread, half of a second level cache: a place for each hash, taken by the word that came last.
+class KnownWords {
+ public:
+  uint64_t owner = 0;
+  // The only place where `word` can be; null for one that is too long.
+  KnownWord* find(std::string_view word) {
+    if (word.empty() || word.size() > std::tuple_size_v<decltype(KnownWord::bytes)>) return nullptr;
+    uint64_t halves[2] = {};
+    std::memcpy(halves, word.data(), word.size());
+    const uint64_t hash = (halves[0] ^ (halves[1] * 0x9E3779B97F4A7C15u + word.size())) * 0xC2B2AE3D27D4EB4Fu;
+    return &places_[(hash ^ hash >> 29) * 0x165667B19E3779F9u >> (64 - kBits)];
+  }
+  void clear() { places_.assign(size_t{1} << kBits, {}); }
+
+ private:
+  static constexpr int kBits = 13;
+  std::vector<KnownWord> places_;
+};
+
+KnownWords& known_words(uint64_t owner) {
+  thread_local KnownWords words;
+  if (words.owner != owner) {
+    words.clear();
+    words.owner = owner;
+  }
+  return words;
+}
 
 }  // namespace
 
@@ -121,21 +180,38 @@ void Bpe::merge_long(std::vector<Symbol>& symbols) const {
   std::erase_if(symbols, [](const Symbol& s) { return s.id < 0; });
 }
 
-void Bpe::encode(std::string_view word, size_t begin, size_t lead, std::vector<TokenSpan>& out) const {
-  const auto place = [&](size_t i) { return static_cast<uint32_t>(begin + (i > lead ? i - lead : 0)); };
+void Bpe::seal() {
+  static std::atomic<uint64_t> made{0};
+  sealed_ = ++made;
+}
+
+void Bpe::tokens_of(std::string_view word, std::vector<Symbol>& out) const {
   if (!words_.empty()) {
     if (const auto found = words_.find(word); found != words_.end()) {
-      out.push_back({found->second, place(0), place(word.size())});
+      out.assign(1, {found->second, 0, static_cast<uint32_t>(word.size())});
       return;
     }
   }
-  thread_local std::vector<Symbol> symbols;
-  symbols_of(word, symbols);
-  if (symbols.size() <= kShort)
-    merge_short(symbols);
+  symbols_of(word, out);
+  if (out.size() <= kShort)
+    merge_short(out);
   else
-    merge_long(symbols);
+    merge_long(out);
+}
+
+void Bpe::encode(std::string_view word, size_t begin, size_t lead, std::vector<TokenSpan>& out) const {
+  const auto place = [&](size_t i) { return static_cast<uint32_t>(begin + (i > lead ? i - lead : 0)); };
+  KnownWord* known = sealed_ != 0 ? known_words(sealed_).find(word) : nullptr;
+  if (known != nullptr && known->is(word)) {
+    uint32_t at = 0;
+    for (size_t i = 0; i < known->count; at = known->ends[i++])
+      out.push_back({known->ids[i], place(at), place(known->ends[i])});
+    return;
+  }
+  thread_local std::vector<Symbol> symbols;
+  tokens_of(word, symbols);
   for (const Symbol& s : symbols) out.push_back({s.id, place(s.begin), place(s.end)});
+  if (known != nullptr) known->remember(word, symbols);
 }
 
 }  // namespace qlora

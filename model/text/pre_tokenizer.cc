@@ -1,5 +1,8 @@
 #include "model/text/pre_tokenizer.h"
 
+#include <array>
+#include <cstdint>
+
 #include "model/text/unicode.h"
 
 namespace qlora {
@@ -14,15 +17,33 @@ Kind kind(char32_t c) {
   return Kind::other;
 }
 
-Kind kind_at(std::string_view text, size_t at) { return kind(unicode::next(text, at)); }
+// Most text is ASCII, whose properties are looked up in one go.
+struct Ascii {
+  std::array<Kind, 128> kind;
+  std::array<bool, 128> digit;
+};
+const Ascii& ascii() {
+  static const Ascii table = [] {
+    Ascii t{};
+    for (char32_t c = 0; c < 128; ++c) t.kind[c] = kind(c), t.digit[c] = unicode::is_digit(c);
+    return t;
+  }();
+  return table;
+}
 
-size_t run_end(std::string_view text, size_t at, Kind wanted) {
-  while (at < text.size()) {
-    size_t after = at;
-    if (kind(unicode::next(text, after)) != wanted) break;
-    at = after;
-  }
-  return at;
+// The kind of the character at text[at], and `at` past it.
+Kind next_kind(const Ascii& table, std::string_view text, size_t& at) {
+  const auto byte = static_cast<uint8_t>(text[at]);
+  if (byte >= 128) return kind(unicode::next(text, at));
+  ++at;
+  return table.kind[byte];
+}
+
+bool next_is_digit(const Ascii& table, std::string_view text, size_t& at) {
+  const auto byte = static_cast<uint8_t>(text[at]);
+  if (byte >= 128) return unicode::is_digit(unicode::next(text, at));
+  ++at;
+  return table.digit[byte];
 }
 
 size_t contraction(std::string_view text, size_t at) {
@@ -36,14 +57,20 @@ size_t contraction(std::string_view text, size_t at) {
 size_t gpt2_match(std::string_view text, size_t at) {
   if (text[at] == '\'')
     if (const size_t end = contraction(text, at); end > at) return end;
-  const size_t body = text[at] == ' ' && at + 1 < text.size() ? at + 1 : at;
-  if (const Kind k = kind_at(text, body); k != Kind::space) return run_end(text, body, k);
+  const Ascii& table = ascii();
+  size_t end = text[at] == ' ' && at + 1 < text.size() ? at + 1 : at;
+  if (const Kind first = next_kind(table, text, end); first != Kind::space) {
+    for (size_t after = end; after < text.size(); end = after)
+      if (next_kind(table, text, after) != first) break;
+    return end;
+  }
   // White space: all of it at the end of the text, else all but the last character, which goes with what
   // follows; a single one stands alone.
-  size_t end = at, last = at;
+  size_t last = at;
+  end = at;
   while (end < text.size()) {
     size_t after = end;
-    if (!unicode::is_space(unicode::next(text, after))) break;
+    if (next_kind(table, text, after) != Kind::space) break;
     last = end;
     end = after;
   }
@@ -51,10 +78,11 @@ size_t gpt2_match(std::string_view text, size_t at) {
 }
 
 size_t digits_match(std::string_view text, size_t at, bool individual) {
-  const bool first = unicode::is_digit(unicode::next(text, at));
+  const Ascii& table = ascii();
+  const bool first = next_is_digit(table, text, at);
   while (at < text.size() && !(first && individual)) {
     size_t after = at;
-    if (unicode::is_digit(unicode::next(text, after)) != first) break;
+    if (next_is_digit(table, text, after) != first) break;
     at = after;
   }
   return at;

@@ -21,6 +21,7 @@ std::vector<TokenSpan> Tokenizer::encode_spans(std::string_view text, bool add_s
   if (const size_t bad = unicode::first_invalid(text); bad != std::string_view::npos)
     fail(Category::input, "byte ", bad, " of the text is not valid UTF-8; convert it to UTF-8");
   std::vector<TokenSpan> out;
+  out.reserve(text.size() / 4 + 8);  // about what text needs
   const auto size = static_cast<uint32_t>(text.size());
   const auto put = [&](int32_t id, size_t begin, size_t end) {
     out.push_back({id, static_cast<uint32_t>(begin), static_cast<uint32_t>(end)});

@@ -128,6 +128,9 @@ void TokenizerBuilder::around(std::vector<int32_t> prefix, std::vector<int32_t> 
   made_->suffix_ = std::move(suffix);
 }
 
-std::unique_ptr<Tokenizer> TokenizerBuilder::finish() { return std::move(made_); }
+std::unique_ptr<Tokenizer> TokenizerBuilder::finish() {
+  made_->bpe_.seal();
+  return std::move(made_);
+}
 
 }  // namespace qlora

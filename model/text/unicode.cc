@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "model/text/unicode_tables.h"
 
@@ -110,8 +111,10 @@ void append(std::string& out, char32_t c) {
 
 size_t first_invalid(std::string_view text) {
   for (size_t at = 0; at < text.size();) {
-    if (static_cast<uint8_t>(text[at]) < 0x80) {
-      ++at;
+    uint64_t eight = 0;
+    if (text.size() - at >= sizeof eight) std::memcpy(&eight, text.data() + at, sizeof eight);
+    if (text.size() - at >= sizeof eight && (eight & 0x8080808080808080u) == 0) {
+      at += sizeof eight;
       continue;
     }
     const size_t begin = at;

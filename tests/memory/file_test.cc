@@ -10,8 +10,6 @@
 #include <fstream>
 #include <sstream>
 
-#include "memory/sha256.h"
-
 namespace qlora {
 namespace {
 
@@ -132,29 +130,6 @@ TEST_F(File, ReadsWithinALimit) {
   write_file(in("a"), "twelve bytes");
   EXPECT_EQ(read_file(in("a"), 12), "twelve bytes");
   EXPECT_EQ(category_of([&] { read_file(in("a"), 11); }), Category::input);
-}
-
-// FIPS 180-4's examples, and the lengths around a block's end, which hashlib gives.
-TEST_F(File, Sha256) {
-  EXPECT_EQ(sha256_hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
-  EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-  EXPECT_EQ(sha256_hex(std::string(1000000, 'a')),
-            "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0");
-  EXPECT_EQ(sha256_hex(std::string(55, 'a')),
-            "9f4390f8d30c2dd92ec9f095b65e2b9ae9b0a925a5258e241c9f1e910f734318");
-  EXPECT_EQ(sha256_hex(std::string(56, 'a')),
-            "b35439a4ac6f0948b6d6f9e3c6af0f5f590ce20f1bde7090ef7970686ec6738a");
-  EXPECT_EQ(sha256_hex(std::string(64, 'a')),
-            "ffe054fe7ae0cb6dc65c3af9b61d5209f439851db43d0ba5997337df154668eb");
-  const std::string text(1000, 'q');
-  for (size_t cut = 0; cut <= 200; ++cut) {
-    Sha256 hash;
-    hash.update(text.substr(0, cut));
-    hash.update(text.substr(cut));
-    EXPECT_EQ(hash.hex(), sha256_hex(text));
-  }
-  put(in("a"), text);
-  EXPECT_EQ(sha256_file(in("a")), sha256_hex(text));
 }
 
 }  // namespace

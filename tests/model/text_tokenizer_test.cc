@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <random>
 
 #include "memory/error.h"
 #include "model/text/unicode.h"
@@ -231,6 +232,39 @@ TEST(TextTokenizer, BytesOutsideOfTheVocabulary) {
   EXPECT_EQ(from_text(file.dump())->encode("aéb"), (Ids{1, 9, 2}));
 }
 
+// The small tokenizer between any two calls makes the thread forget the words of the large one.
+TEST(TextTokenizer, WordsSeenBeforeHaveTheirTokens) {
+  const Tokenizer& large = smollm2();
+  const auto other = from_text(small().dump());
+  std::mt19937 random(7);
+  std::string text;
+  std::vector<TokenSpan> alone;
+  for (int i = 0; i < 4000; ++i) {
+    std::string word = i == 0 ? "" : " ";
+    // Short ones come again, long ones are too long to be remembered, é is two bytes.
+    for (size_t n = 1 + random() % (i % 2 == 0 ? 3 : 20); n > 0; --n)
+      word += random() % 16 == 0 ? "é" : std::string(1, static_cast<char>('a' + random() % 26));
+    EXPECT_EQ(other->encode("abc"), (Ids{5}));
+    for (TokenSpan s : large.encode_spans(word)) {
+      s.begin += static_cast<uint32_t>(text.size());
+      s.end += static_cast<uint32_t>(text.size());
+      alone.push_back(s);
+    }
+    text += word;
+  }
+  EXPECT_TRUE(large.encode_spans(text) == alone);
+  EXPECT_TRUE(large.encode_spans(text) == alone) << "when every word is known";
+}
+
+TEST(TextTokenizer, WordsSeenBeforeKeepTheirGaps) {
+  const auto t = from_text(small().dump());  // has no é
+  for (const char* word : {"é", "éab", "abé", "cécécéb"}) {
+    const auto first = t->encode_spans(word);
+    EXPECT_EQ(t->encode_spans(word), first) << word;
+    EXPECT_EQ(t->encode_spans(word), first) << word;
+  }
+}
+
 TEST(TextTokenizer, AddedTokens) {
   Json file = small();
   file["added_tokens"] = {added(10, "<x>"), added(11, "<x><y>"), added(12, "word"), added(13, "<l>"),
@@ -352,23 +386,6 @@ TEST(TextTokenizer, DamagedGguf) {
   refused([](auto& d) { d.merges = {"a c"}; });
   refused([](auto& d) { d.bos_id = 3; });
   refused([](auto& d) { d.eos_id = -1; });
-}
-
-TEST(Unicode, Utf8) {
-  EXPECT_EQ(unicode::lossy("a\xF0\x9F\x98z\xFF\xC0\xAF\xED\xA0\x80"),
-            "a\uFFFDz\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD");
-  EXPECT_EQ(unicode::first_invalid("héllo"), std::string::npos);
-  EXPECT_EQ(unicode::first_invalid("h\xC3"), 1u);
-  EXPECT_EQ(unicode::complete_prefix("a\xF0\x9F\x98"), 1u);
-  EXPECT_EQ(unicode::complete_prefix("a\xF0\x9F\x98\x80"), 5u);
-  EXPECT_EQ(unicode::complete_prefix("a\x98"), 2u);
-  EXPECT_EQ(unicode::count("né👩"), 3u);
-}
-
-TEST(Unicode, Cases) {
-  EXPECT_EQ(unicode::upper("straße éω"), "STRASSE ÉΩ");
-  EXPECT_EQ(unicode::lower("ÀÉ Ω İ"), "àé ω i̇");
-  EXPECT_EQ(unicode::title(U'ǆ'), "ǅ");
 }
 
 }  // namespace

@@ -33,16 +33,18 @@ int generate(Options& options) {
   check_mode(options);
   Screen screen({2, options.get<bool>("quiet"), options.get<bool>("verbose")});
   Base base = open_base(options);
+  const int threads = thread_count(options);
+  BaseLoading loading(base, threads, false);
   TextTools text = open_text(base.source.path, options.find<std::string>("chat-template"));
   AnswerOptions answers = answer_options(options, base, text, screen);
-  answers.threads = thread_count(options);
+  answers.threads = threads;
 
   std::vector<NamedAdapter> adapters;
   for (const std::string& name : options.get<std::vector<std::string>>("adapter"))
     adapters.push_back({name, open_adapter(name, base.checkpoint->desc())});
   if (adapters.empty()) adapters.push_back({"none", {}});
 
-  std::shared_ptr<const Model> model = load_base(base, answers.threads);
+  std::shared_ptr<const Model> model = loading.model();
   GenerateSession session{options,           screen,           std::move(base),
                           std::move(text),   std::move(model), std::move(adapters),
                           std::move(answers)};

@@ -37,6 +37,9 @@ void check_agrees(const Options& options, const StoredQuantization& stored, cons
          " double quantization; leave the option out, or start from the model in 16 bits");
 }
 
+// What ends a loading that nobody waits for any more.
+struct LeftAlone {};
+
 }  // namespace
 
 std::optional<QuantizedSpec> quantization_of(const Options& options, const std::string& bits) {
@@ -65,8 +68,20 @@ Base open_base(const Options& options) {
   return base;
 }
 
-std::shared_ptr<const Model> load_base(const Base& base, int threads) {
-  return Model::load(base.checkpoint, base.spec, threads);
+BaseLoading::BaseLoading(const Base& base, int threads, bool identify) {
+  // One thread in all: when it is asked for.
+  const auto how = threads > 1 ? std::launch::async : std::launch::deferred;
+  const auto stop_if_left = [this](int, int) {
+    if (left_.load()) throw LeftAlone();
+  };
+  model_ = std::async(how, [stop_if_left, checkpoint = base.checkpoint, spec = base.spec, threads] {
+             return Model::load(checkpoint, spec, threads, stop_if_left);
+           }).share();
+  if (!identify) return;
+  fingerprint_ = std::async(how, [checkpoint = base.checkpoint, loaded = model_] {
+                   loaded.get();  // a model that cannot be loaded needs no name
+                   return checkpoint->fingerprint();
+                 }).share();
 }
 
 TextTools open_text(const fs::path& path, const std::optional<std::string>& chat_template) {

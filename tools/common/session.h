@@ -1,5 +1,7 @@
 #pragma once
 // What every tool opens: a base, its tokenizer and chat template, an adapter.
+#include <atomic>
+#include <future>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,7 +29,24 @@ struct Base {
 // --model with --bits, --quant-type, --double-quant and --block-size. Category::usage when they contradict a
 // folder that is quantized.
 Base open_base(const Options& options);
-std::shared_ptr<const Model> load_base(const Base& base, int threads);
+// The model of a base, loaded on a thread of its own while the caller reads other things. Leaving without
+// model() gives it up after the matrix in hand.
+class BaseLoading {
+ public:
+  // `identify`: fingerprint() will be asked for.
+  BaseLoading(const Base& base, int threads, bool identify);
+  ~BaseLoading() { left_.store(true); }
+  BaseLoading(const BaseLoading&) = delete;
+  BaseLoading& operator=(const BaseLoading&) = delete;
+  // Both wait, and throw what loading threw.
+  std::shared_ptr<const Model> model() { return model_.get(); }
+  const std::string& fingerprint() { return fingerprint_.get(); }
+
+ private:
+  std::atomic<bool> left_{false};
+  std::shared_future<std::shared_ptr<const Model>> model_;
+  std::shared_future<std::string> fingerprint_;
+};
 // The quantization that the options ask for, where they ask for one ("4", "8"; nullopt for 16).
 std::optional<QuantizedSpec> quantization_of(const Options& options, const std::string& bits);
 

@@ -138,8 +138,6 @@ Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc) 
   a.config.use_rslora = options.get<bool>("use-rslora");
   a.config.targets = ModuleTargets::parse(asked_targets(options), desc);
   a.layout = AdapterLayout(desc, adapter_choices(a.config, desc, options.origin("target-modules")));
-  a.params.resize(static_cast<size_t>(a.layout.size()));
-  a.layout.initialize(static_cast<uint64_t>(options.get<int64_t>("seed")), a.params);
   options.settle("lora-alpha", number(a.config.lora_alpha));
   return a;
 }
@@ -210,8 +208,8 @@ void settle(Options& options, const Base& base) {
   }
 }
 
-RunIdentity identity_of(const Options& options, const Base& base, const TrainData& data) {
-  RunIdentity id = {{"base", base.checkpoint->fingerprint()},
+RunIdentity identity_of(const Options& options, const std::string& base, const TrainData& data) {
+  RunIdentity id = {{"base", base},
                     {"data", data.train.sha256.empty() ? data.rows.sha256() : data.train.sha256},
                     {"isa", name_of(active_isa())}};
   if (data.eval_rows) id.emplace_back("eval data", data.eval_rows->sha256());

@@ -25,8 +25,8 @@ struct TrainData {
 TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads);
 
 // Branches on the model by --lora-r, --lora-alpha, --target-modules, or --init-adapter, whose r, alpha and
-// targets are then settled into the options. Parameters are initialized from the seed or are the given
-// adapter's.
+// targets are then settled into the options. `params` are the given adapter's; empty without one: the
+// engine's are initialized from the seed in place.
 Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc);
 
 BatchOptions batch_options(const Options& options);
@@ -39,8 +39,8 @@ void refuse_unbuilt(const Options& options);
 void settle(Options& options, const Base& base);
 
 // What a resume must find unchanged: settings in force but those that may change, and the hashes of base and
-// data.
-RunIdentity identity_of(const Options& options, const Base& base, const TrainData& data);
+// data. `base`: the checkpoint's fingerprint.
+RunIdentity identity_of(const Options& options, const std::string& base, const TrainData& data);
 
 // The numbers and settings that README.md of an adapter shows.
 ModelCard model_card(const Options& options, const Base& base, const TrainData& data, const RunState& state);

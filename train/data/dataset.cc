@@ -17,17 +17,31 @@ void Dataset::add(std::span<const int32_t> ids, std::span<const uint8_t> has_los
   places_.push_back(place);
 }
 
-void Dataset::append(const Dataset& other) {
-  const int64_t base = tokens();
-  ids_.insert(ids_.end(), other.ids_.begin(), other.ids_.end());
-  has_loss_.insert(has_loss_.end(), other.has_loss_.begin(), other.has_loss_.end());
-  for (size_t i = 1; i < other.offsets_.size(); ++i) offsets_.push_back(base + other.offsets_[i]);
-  places_.insert(places_.end(), other.places_.begin(), other.places_.end());
-  counts.rows += other.counts.rows;
-  counts.continued += other.counts.continued;
-  counts.truncated += other.counts.truncated;
-  counts.dropped_overlong += other.counts.dropped_overlong;
-  counts.dropped_unlabelled += other.counts.dropped_unlabelled;
+Dataset Dataset::joined(std::vector<Dataset> parts) {
+  Dataset out;
+  size_t tokens = 0, samples = 0;
+  for (const Dataset& p : parts) {
+    tokens += p.ids_.size();
+    samples += p.places_.size();
+  }
+  out.ids_.reserve(tokens);
+  out.has_loss_.reserve(tokens);
+  out.offsets_.reserve(samples + 1);
+  out.places_.reserve(samples);
+  for (Dataset& p : parts) {
+    const int64_t base = out.tokens();
+    out.ids_.insert(out.ids_.end(), p.ids_.begin(), p.ids_.end());
+    out.has_loss_.insert(out.has_loss_.end(), p.has_loss_.begin(), p.has_loss_.end());
+    for (size_t i = 1; i < p.offsets_.size(); ++i) out.offsets_.push_back(base + p.offsets_[i]);
+    out.places_.insert(out.places_.end(), p.places_.begin(), p.places_.end());
+    out.counts.rows += p.counts.rows;
+    out.counts.continued += p.counts.continued;
+    out.counts.truncated += p.counts.truncated;
+    out.counts.dropped_overlong += p.counts.dropped_overlong;
+    out.counts.dropped_unlabelled += p.counts.dropped_unlabelled;
+    p = Dataset();
+  }
+  return out;
 }
 
 int64_t Dataset::labels(int64_t i) const {

@@ -1,15 +1,17 @@
 #include "train/data/reader.h"
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
-#include <utility>
+#include <vector>
 
 #include "memory/error.h"
+#include "memory/thread_pool.h"
 
 namespace qlora {
 namespace {
 
-constexpr int64_t kBlockRows = 256;
+constexpr int64_t kMostBlockRows = 256;
 
 void add_piece(Dataset& out, std::span<const int32_t> ids, std::span<const uint8_t> has_loss,
                uint64_t place) {
@@ -54,6 +56,33 @@ void add_row(Dataset& out, EncodedRow row, int64_t index, const ReadOptions& o, 
   }
 }
 
+// The rows in blocks, in the data's order. Throws what is wrong with the first broken row.
+std::vector<Dataset> encode_blocks(const DataRows& rows, const RowEncoder& encoder, const ReadOptions& o,
+                                   DatasetFormat format) {
+  // Some blocks for each thread, so that none is left with the last of them.
+  const int64_t block = std::clamp<int64_t>(rows.size() / (8 * o.threads), 1, kMostBlockRows);
+  std::vector<Dataset> parts((rows.size() + block - 1) / block);
+  std::vector<std::exception_ptr> errors(parts.size());
+  std::atomic<int64_t> broken{rows.size()};  // the first block with an error so far: none after it matters
+  auto encode = [&](int64_t b, int) {
+    if (b > broken.load()) return;
+    try {
+      for (int64_t i = b * block; i < std::min((b + 1) * block, rows.size()); ++i) {
+        const std::string where = rows.where(i);
+        add_row(parts[b], encode_row(rows.row(i), format, o.columns, encoder, where), i, o, where);
+      }
+    } catch (...) {
+      errors[b] = std::current_exception();
+      int64_t first = broken.load();
+      while (b < first && !broken.compare_exchange_weak(first, b)) continue;
+    }
+  };
+  ThreadPool(o.threads).run(static_cast<int64_t>(parts.size()), encode);
+  for (const std::exception_ptr& error : errors)
+    if (error) std::rethrow_exception(error);
+  return parts;
+}
+
 [[noreturn]] void fail_empty(const DataRows& rows, const Dataset& out, DatasetFormat format) {
   if (out.counts.dropped_overlong == out.counts.rows)
     fail(Category::input, rows.path(), ": all ", out.counts.rows,
@@ -80,25 +109,7 @@ Dataset read_dataset(const DataRows& rows, const RowEncoder& encoder, const Read
   if (o.max_seq_length < 2)
     fail(Category::usage, "--max-seq-length ", o.max_seq_length, ": must be at least 2");
   const DatasetFormat format = format_of(rows, o);
-  const int64_t blocks = (rows.size() + kBlockRows - 1) / kBlockRows;
-  std::vector<Dataset> parts(blocks);
-  std::vector<std::exception_ptr> errors(blocks);
-#pragma omp parallel for schedule(dynamic, 1) num_threads(o.threads)
-  for (int64_t b = 0; b < blocks; ++b) {
-    try {
-      for (int64_t i = b * kBlockRows; i < std::min((b + 1) * kBlockRows, rows.size()); ++i) {
-        const std::string where = rows.where(i);
-        add_row(parts[b], encode_row(rows.row(i), format, o.columns, encoder, where), i, o, where);
-      }
-    } catch (...) {
-      errors[b] = std::current_exception();
-    }
-  }
-  Dataset out;
-  for (int64_t b = 0; b < blocks; ++b) {
-    if (errors[b]) std::rethrow_exception(errors[b]);
-    out.append(std::exchange(parts[b], Dataset()));
-  }
+  Dataset out = Dataset::joined(encode_blocks(rows, encoder, o, format));
   out.name = rows.path();
   out.sha256 = rows.sha256();
   if (out.size() == 0) fail_empty(rows, out, format);
