@@ -73,6 +73,9 @@ function(qlora_test name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${name}/*.cc
        ${PROJECT_SOURCE_DIR}/${name}/*_test.cc ${PROJECT_SOURCE_DIR}/${name}/*_emulated.cc)
   file(GLOB support CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/*.cc)
+  if(QLORA_SANITIZE)
+    list(FILTER sources EXCLUDE REGEX "/run_faults_test\\.cc$")  # see qlora_faults
+  endif()
   if(NOT sources)
     return()
   endif()
@@ -84,6 +87,22 @@ function(qlora_test name)
   qlora_options(test_${name})
   gtest_discover_tests(test_${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST
                        PROPERTIES TIMEOUT 600)
+endfunction()
+
+# What tests preload into a program to make calls of the system fail. Not under the sanitizers: AddressSanitizer must be
+# the first library of a process, and owns malloc; there the tests are listed as disabled.
+function(qlora_faults target)
+  if(QLORA_SANITIZE)
+    message(STATUS "tools.RunFaults: disabled, AddressSanitizer owns the calls that it would make fail")
+    add_test(NAME tools.RunFaults COMMAND ${target} --gtest_filter=*RunFaults*)
+    set_tests_properties(tools.RunFaults PROPERTIES DISABLED TRUE)
+    return()
+  endif()
+  add_library(qlora_faults MODULE ${PROJECT_SOURCE_DIR}/tests/support/faults/faults.cc)
+  target_link_libraries(qlora_faults PRIVATE ${CMAKE_DL_LIBS})
+  qlora_options(qlora_faults)
+  set_target_properties(qlora_faults PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_RUNTIME_OUTPUT_DIRECTORY})
+  add_dependencies(${target} qlora_faults)
 endfunction()
 
 # bench_NAME: the *_bench.cc beside each op, one Google Benchmark program.

@@ -127,7 +127,7 @@ Arena::Arena(size_t bytes) : bytes_(bytes) {
   void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED)
     fail(Category::memory, "cannot reserve ", bytes,
-         " bytes of memory: a smaller batch or sequence needs less");
+         " bytes of memory; a smaller batch or sequence needs less");
   data_ = static_cast<std::byte*>(p);
   madvise(p, bytes, MADV_HUGEPAGE);
 }

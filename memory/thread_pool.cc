@@ -26,18 +26,25 @@ void await_change(const std::atomic<uint32_t>& a, uint32_t value) {
   a.wait(value, std::memory_order_acquire);
 }
 
+void end(std::vector<std::thread>& workers, std::atomic<bool>& stop, std::atomic<uint32_t>& round) {
+  stop.store(true);
+  round.fetch_add(1, std::memory_order_release);
+  round.notify_all();
+  for (std::thread& t : workers) t.join();
+}
+
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
-  for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  try {
+    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+  } catch (...) {  // no room for one more thread: those that run must end before their handles go
+    end(workers_, stop_, round_);
+    throw;
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  stop_.store(true);
-  round_.fetch_add(1, std::memory_order_release);
-  round_.notify_all();
-  for (std::thread& t : workers_) t.join();
-}
+ThreadPool::~ThreadPool() { end(workers_, stop_, round_); }
 
 void ThreadPool::take_tasks(int worker) {
   for (int64_t t = next_.fetch_add(1, std::memory_order_relaxed); t < tasks_;

@@ -1,13 +1,13 @@
 #include "quant/quantized_weight.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <mutex>
 #include <numeric>
 #include <vector>
 
+#include "memory/thread_pool.h"
 #include "quant/blockwise8.h"
 #include "quant/codebook.h"
 #include "quant/int8.h"
@@ -75,8 +75,8 @@ void Job::run(int64_t first, int64_t last, float* scratch) const {
   }
 }
 
-// Runs every task. An exception must not leave an OpenMP region: the one of the lowest task is kept, tasks
-// above it are skipped, and it is thrown again afterwards.
+// Runs every task. A task of the pool must not throw: the exception of the lowest one is kept, tasks above it
+// are skipped, and it is thrown again afterwards.
 void run_all(const Job& job, int threads) {
   const int64_t chunk = job.chunk(), tasks = divide_up(job.elements(), chunk);
   const int workers = static_cast<int>(std::clamp<int64_t>(tasks, 1, std::max(1, threads)));
@@ -84,20 +84,21 @@ void run_all(const Job& job, int threads) {
   for (auto& s : scratch) s.resize(static_cast<size_t>(job.most_rows(chunk) * job.cols));
   std::atomic<int64_t> failed{tasks};
   std::exception_ptr error;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(workers)
-  for (int64_t t = 0; t < tasks; ++t) {
-    if (t > failed) continue;
+  std::mutex mutex;
+  auto task = [&](int64_t t, int worker) {
+    if (t > failed) return;
     try {
       job.run(t * chunk, std::min(job.elements(), (t + 1) * chunk),
-              scratch[static_cast<size_t>(omp_get_thread_num())].data());
+              scratch[static_cast<size_t>(worker)].data());
     } catch (...) {
-#pragma omp critical(qlora_quantize_error)
+      const std::lock_guard lock(mutex);
       if (t < failed) {
         failed = t;
         error = std::current_exception();
       }
     }
-  }
+  };
+  ThreadPool(workers).run(tasks, task);
   if (error) std::rethrow_exception(error);
 }
 

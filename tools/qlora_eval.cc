@@ -152,5 +152,5 @@ int body(Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return run_tool(argc, argv, eval_table(), {[] { return std::string(name_of(active_isa())); }, ""}, body);
+  return run_tool(argc, argv, eval_table, {[] { return std::string(name_of(active_isa())); }, ""}, body);
 }

@@ -6,6 +6,6 @@
 
 int main(int argc, char** argv) {
   using namespace qlora;
-  return tools::run_tool(argc, argv, tools::inspect_table(),
+  return tools::run_tool(argc, argv, tools::inspect_table,
                          {[] { return std::string(name_of(active_isa())); }, ""}, tools::inspect);
 }

@@ -65,6 +65,6 @@ int body(Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return run_tool(argc, argv, quantize_table(), {[] { return std::string(name_of(active_isa())); }, ""},
+  return run_tool(argc, argv, quantize_table, {[] { return std::string(name_of(active_isa())); }, ""},
                   body);
 }

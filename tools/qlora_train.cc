@@ -296,5 +296,5 @@ int body(Options& options) { return TrainTool(options).run(); }
 }  // namespace
 
 int main(int argc, char** argv) {
-  return run_tool(argc, argv, train_table(), {[] { return std::string(name_of(active_isa())); }, ""}, body);
+  return run_tool(argc, argv, train_table, {[] { return std::string(name_of(active_isa())); }, ""}, body);
 }

@@ -24,7 +24,8 @@ auto io(const std::string& what, F&& f) {
   try {
     return f();
   } catch (const fs::filesystem_error& e) {
-    fail(Category::io, what, ": ", e.code().message());
+    fail(Category::io, what, ": the system failed: ", e.code().message(),
+         "; check the disk, its room and the folder's permissions");
   }
 }
 

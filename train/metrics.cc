@@ -1,12 +1,9 @@
 #include "train/metrics.h"
 
-#include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cmath>
-#include <cstring>
 
 #include "memory/error.h"
 #include "memory/file.h"
@@ -106,45 +103,35 @@ Metrics read_metrics(const std::string& path) {
   return all;
 }
 
-MetricsWriter::MetricsWriter(const std::string& path, std::optional<int64_t> resumed_at) : path_(path) {
+namespace {
+
+// Writes the lines of steps up to `resumed_at` again, and keeps what they say.
+AppendedFile cut_back(const std::string& path, std::optional<int64_t> resumed_at, Metrics& all) {
   std::string kept;
   if (resumed_at) {
     for_each_line(path, [&](std::string_view line, const Metrics& one) {
       const int64_t step = one.train.empty() ? one.eval[0].step : one.train[0].step;
       if (step > *resumed_at) return;
       kept.append(line).push_back('\n');
-      append_all(all_, one);
+      append_all(all, one);
     });
   }
   write_file(path, kept);
-  fd_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
-  if (fd_ < 0)
-    fail(Category::io, path, ": cannot be opened: ", std::strerror(errno), "; check the folder's rights");
+  return AppendedFile(path, false);
 }
 
-MetricsWriter::~MetricsWriter() {
-  if (fd_ >= 0) close(fd_);
-}
+}  // namespace
 
-void MetricsWriter::append(std::string line) {
-  line += '\n';
-  std::string_view left = line;
-  while (!left.empty()) {
-    const ssize_t n = write(fd_, left.data(), left.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0)
-      fail(Category::io, path_, ": cannot be written: ", std::strerror(errno), "; make room and resume");
-    left.remove_prefix(static_cast<size_t>(n));
-  }
-}
+MetricsWriter::MetricsWriter(const std::string& path, std::optional<int64_t> resumed_at)
+    : file_(cut_back(path, resumed_at, all_)) {}
 
 void MetricsWriter::add(const TrainMetrics& m) {
-  append(to_line(m));
+  file_.write(to_line(m) + '\n');
   all_.train.push_back(m);
 }
 
 void MetricsWriter::add(const EvalMetrics& m) {
-  append(to_line(m));
+  file_.write(to_line(m) + '\n');
   all_.eval.push_back(m);
 }
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/io/json.h"
+#include "train/appended_file.h"
 
 namespace qlora {
 
@@ -52,20 +53,17 @@ class MetricsWriter {
   // With `resumed_at` the file is cut back to that step first: lines of later steps, and from the first that
   // cannot be read on, are gone. Without, it begins anew. Category::io.
   MetricsWriter(const std::string& path, std::optional<int64_t> resumed_at);
-  ~MetricsWriter();
-  MetricsWriter(const MetricsWriter&) = delete;
-  MetricsWriter& operator=(const MetricsWriter&) = delete;
 
   void add(const TrainMetrics& m);
   void add(const EvalMetrics& m);
   // What the file holds, the kept lines included.
   const Metrics& all() const { return all_; }
+  // On the run's good end: the disk has all of it. Category::io.
+  void finish() { file_.finish(); }
 
  private:
-  void append(std::string line);
-  std::string path_;
-  int fd_ = -1;
   Metrics all_;
+  AppendedFile file_;
 };
 
 // What a run came to: the figures of result.json.

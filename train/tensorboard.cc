@@ -1,14 +1,10 @@
 #include "train/tensorboard.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <filesystem>
 
 #include "memory/error.h"
@@ -64,6 +60,20 @@ std::string host_name() {
   return gethostname(name, sizeof(name) - 1) == 0 && name[0] != 0 ? name : "localhost";
 }
 
+AppendedFile new_events(const std::string& folder) {
+  std::error_code ec;
+  std::filesystem::create_directories(folder, ec);
+  if (ec) fail(Category::io, folder, ": cannot be made: ", ec.message(), "; choose another --output-dir");
+  const auto seconds =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
+  for (int n = 0;; ++n)
+    if (AppendedFile file(
+            cat(folder, "/events.out.tfevents.", seconds.count(), ".", host_name(), ".", getpid(), ".", n),
+            true);
+        file.is_open())
+      return file;
+}
+
 }  // namespace
 
 uint32_t crc32c(std::string_view data) {
@@ -75,17 +85,8 @@ uint32_t crc32c(std::string_view data) {
 
 uint32_t masked_crc32c(std::string_view data) { return std::rotr(crc32c(data), 15) + 0xa282ead8u; }
 
-TensorBoardWriter::TensorBoardWriter(const std::string& folder, std::optional<int64_t> resumed_at) {
-  std::error_code ec;
-  std::filesystem::create_directories(folder, ec);
-  if (ec) fail(Category::io, folder, ": cannot be made: ", ec.message(), "; choose another --output-dir");
-  const auto seconds =
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
-  for (int n = 0; fd_ < 0; ++n) {
-    path_ = cat(folder, "/events.out.tfevents.", seconds.count(), ".", host_name(), ".", getpid(), ".", n);
-    fd_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0644);
-    if (fd_ < 0 && errno != EEXIST) fail(Category::io, path_, ": cannot be made: ", std::strerror(errno));
-  }
+TensorBoardWriter::TensorBoardWriter(const std::string& folder, std::optional<int64_t> resumed_at)
+    : file_(new_events(folder)) {
   std::string first = event(0);
   put_bytes(first, 3, "brain.Event:2");
   record(first);
@@ -93,10 +94,6 @@ TensorBoardWriter::TensorBoardWriter(const std::string& folder, std::optional<in
   std::string start = event(*resumed_at + 1);
   put_bytes(start, 7, std::string_view("\x08\x01", 2));  // SessionLog: status = 1 is START
   record(start);
-}
-
-TensorBoardWriter::~TensorBoardWriter() {
-  if (fd_ >= 0) close(fd_);
 }
 
 void TensorBoardWriter::scalar(std::string_view tag, int64_t step, double value) {
@@ -117,14 +114,7 @@ void TensorBoardWriter::record(std::string_view message) {
   put_little(out, masked_crc32c(out));
   out.append(message);
   put_little(out, masked_crc32c(message));
-  std::string_view left = out;
-  while (!left.empty()) {
-    const ssize_t n = write(fd_, left.data(), left.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0)
-      fail(Category::io, path_, ": cannot be written: ", std::strerror(errno), "; make room and resume");
-    left.remove_prefix(static_cast<size_t>(n));
-  }
+  file_.write(out);
 }
 
 }  // namespace qlora

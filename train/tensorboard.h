@@ -5,6 +5,8 @@
 #include <string>
 #include <string_view>
 
+#include "train/appended_file.h"
+
 namespace qlora {
 
 // CRC-32C (Castagnoli, RFC 3720), and as TFRecord files store it (rotated right by 15 and offset, so that a
@@ -21,18 +23,16 @@ class TensorBoardWriter {
   // says that it starts after that step, upon which TensorBoard drops what earlier files say of later steps.
   // Category::io.
   TensorBoardWriter(const std::string& folder, std::optional<int64_t> resumed_at);
-  ~TensorBoardWriter();
-  TensorBoardWriter(const TensorBoardWriter&) = delete;
-  TensorBoardWriter& operator=(const TensorBoardWriter&) = delete;
 
   // One point, written at once. Tags as transformers has them: "train/loss", "eval/loss".
   void scalar(std::string_view tag, int64_t step, double value);
-  const std::string& path() const { return path_; }
+  // On the run's good end: the disk has all of it. Category::io.
+  void finish() { file_.finish(); }
+  const std::string& path() const { return file_.path(); }
 
  private:
   void record(std::string_view event);
-  std::string path_;
-  int fd_ = -1;
+  AppendedFile file_;
 };
 
 }  // namespace qlora

@@ -152,7 +152,8 @@ void Trainer::write_best() {
     fs::rename(partial, best);
     fs::remove_all(old);
   } catch (const fs::filesystem_error& e) {
-    fail(Category::io, best, ": ", e.code().message());
+    fail(Category::io, best, ": cannot be written: ", e.code().message(),
+         "; check the disk and the folder's permissions");
   }
 }
 
@@ -164,6 +165,11 @@ void Trainer::save() {
   store_.save(state_, engine_);
   store_.prune(options_.save_total_limit, state_.step);
   events_.saved(options_.output_dir + "/checkpoint-" + std::to_string(state_.step));
+}
+
+void Trainer::finish_logs() {
+  metrics_->finish();
+  if (board_) board_->finish();
 }
 
 Trainer::End Trainer::run(const RunState& from) {
@@ -189,8 +195,12 @@ Trainer::End Trainer::run(const RunState& from) {
     if (stop || state_.stopped_early || epoch_end || last(number) ||
         (options_.save_steps > 0 && state_.step % options_.save_steps == 0))
       save();
-    if (stop && state_.step < total) return End::interrupted;
+    if (stop && state_.step < total) {
+      finish_logs();
+      return End::interrupted;
+    }
   }
+  finish_logs();
   if (options_.load_best && state_.best_loss) files_.read(options_.output_dir + "/best", engine_.params());
   return state_.stopped_early ? End::stopped_early : End::done;
 }

@@ -69,6 +69,7 @@ class Trainer {
   void evaluate(int64_t steps_done, double epoch);
   void save();
   void write_best();
+  void finish_logs();
   bool last(int64_t number) const { return number + 1 == options_.schedule.total_steps; }
 
   Engine& engine_;

@@ -95,7 +95,7 @@ class Generate : public testing::Test {
   Generate() { write_model(folder_); }
   Ended run(Words words, const std::string& in = "/dev/null") const {
     words.insert(words.end(), {"--model", folder_.path().string(), "--bits", "16", "--max-new-tokens", "12"});
-    return run_program(generate_table(), generate, words, in);
+    return run_program(generate_table, generate, words, in);
   }
   Scratch folder_;
 };

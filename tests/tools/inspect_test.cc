@@ -7,7 +7,7 @@ namespace qlora::tools {
 namespace {
 
 using Words = std::vector<std::string>;
-Ended run(const Words& words) { return run_program(inspect_table(), inspect, words); }
+Ended run(const Words& words) { return run_program(inspect_table, inspect, words); }
 
 TEST(Inspect, TokenizesAndBack) {
   const Scratch folder;

@@ -51,7 +51,7 @@ Ended run(const Words& words, const Body& body, const std::string& out = "") {
     all.insert(all.begin(), "/usr/bin/qlora-inspect");
     std::vector<char*> argv;
     for (std::string& word : all) argv.push_back(word.data());
-    _exit(run_tool(static_cast<int>(argv.size()), argv.data(), inspect_table(), kBuild, body));
+    _exit(run_tool(static_cast<int>(argv.size()), argv.data(), inspect_table, kBuild, body));
   }
   close(o[1]);
   close(e[1]);

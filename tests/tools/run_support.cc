@@ -38,13 +38,13 @@ Running::Running(const std::string& program, const Words& words, const Limits& l
   dup2(open("/dev/null", O_RDONLY), 0);
   dup2(open(out_.c_str(), O_WRONLY), 1);
   dup2(open(err_.c_str(), O_WRONLY), 2);
-  setenv("OMP_WAIT_POLICY", "passive", 1);
   const auto limit = [](int what, std::optional<uint64_t> bytes) {
     const rlimit both{bytes.value_or(0), bytes.value_or(0)};
     if (bytes) setrlimit(static_cast<__rlimit_resource_t>(what), &both);
   };
   limit(RLIMIT_FSIZE, limits.file);
   limit(RLIMIT_AS, limits.addresses);
+  for (const auto& [name, value] : limits.environment) setenv(name.c_str(), value.c_str(), 1);
   execv(argv[0], argv.data());
   _exit(127);
 }
@@ -71,6 +71,11 @@ bool Running::wait_for(const std::function<bool()>& there) {
     usleep(500);
   }
   return true;
+}
+
+bool Running::stays(std::chrono::milliseconds time) {
+  usleep(static_cast<useconds_t>(1000 * time.count()));
+  return !reap(WNOHANG);
 }
 
 Ended Running::wait() {

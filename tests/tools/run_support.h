@@ -1,6 +1,7 @@
 #pragma once
 #include <sys/types.h>
 
+#include <chrono>
 #include <functional>
 #include <map>
 #include <optional>
@@ -20,10 +21,11 @@ struct Ended {
   std::string out, err;
 };
 
-// Limits of the system, in bytes.
+// What the program finds: limits of the system, in bytes, and variables of the environment.
 struct Limits {
   std::optional<uint64_t> file = {};       // beyond which a write fails as on a full disk
   std::optional<uint64_t> addresses = {};  // ulimit -v
+  std::map<std::string, std::string> environment = {};
 };
 
 // A program under way; its output goes to files, so that it never waits for a reader.
@@ -37,6 +39,8 @@ class Running {
   std::string out() const;
   // Waits until `there` holds, or the program ended: false then.
   bool wait_for(const std::function<bool()>& there);
+  // Whether it is still under way after that time.
+  bool stays(std::chrono::milliseconds time);
   Ended wait();
 
  private:

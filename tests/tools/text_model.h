@@ -85,9 +85,9 @@ struct Ended {
 };
 
 // The program in this process; `in`: a file for stdin.
-inline Ended run_program(const Table& table, int (*program)(Options&), std::vector<std::string> words,
+inline Ended run_program(const Table& (*table)(), int (*program)(Options&), std::vector<std::string> words,
                          const std::string& in = "/dev/null") {
-  words.insert(words.begin(), table.program);
+  words.insert(words.begin(), table().program);
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   const int kept = dup(0), file = open(in.c_str(), O_RDONLY);

@@ -6,7 +6,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <initializer_list>
 #include <iostream>
 #include <new>
 #include <nlohmann/json.hpp>
@@ -25,12 +30,47 @@ void fill_standard_descriptors() {
     if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) _exit(5);
 }
 
-int report(const Table& table, std::string line, int code) {
-  for (char& c : line)
-    if (c == '\n' || c == '\r') c = ' ';
+// One line on stderr, whatever the parts hold. Allocates nothing: there may be no memory left.
+int report(const char* program, std::initializer_list<const char*> parts, Category category) {
   std::cout.flush();
-  std::cerr << table.program << ": error: " << line << std::endl;
-  return code;
+  std::cerr << program << ": error: ";
+  for (const char* part : parts)
+    for (; *part != 0; ++part) std::cerr << (*part == '\n' || *part == '\r' ? ' ' : *part);
+  std::cerr << std::endl;
+  return static_cast<int>(category);
+}
+
+// ---- memory that ran out where nothing may be thrown ----
+// Destructors that allocate (nlohmann::json's, libstdc++'s folder iterators) end in std::terminate. What is
+// on disk is whole at any moment, so leaving at once costs nothing.
+
+const char* program_name_for_handlers = "";
+std::atomic<bool> out_of_memory{false};
+constexpr const char* kOutOfMemory = "out of memory; free some, or give smaller settings";
+
+void on_failed_new() {
+  out_of_memory = true;
+  throw std::bad_alloc();
+}
+
+void on_terminate() {
+  if (!out_of_memory) std::abort();
+  for (const char* part : {program_name_for_handlers, ": error: ", kOutOfMemory, "\n"})
+    if (write(STDERR_FILENO, part, std::strlen(part)) < 0) break;
+  _exit(static_cast<int>(Category::memory));
+}
+
+void install_memory_handlers(const char* program) {
+  program_name_for_handlers = program;
+  std::set_new_handler(on_failed_new);
+  std::set_terminate(on_terminate);
+}
+
+// The last part of argv[0].
+const char* program_name(int argc, char** argv) {
+  if (argc < 1) return "qlora";
+  const char* slash = std::strrchr(argv[0], '/');
+  return slash ? slash + 1 : argv[0];
 }
 
 int help_columns() {
@@ -89,26 +129,29 @@ bool stdout_reader_left() {
   return poll(&out, 1, 0) == 1 && (out.revents & POLLERR) != 0;
 }
 
-int run_tool(int argc, char** argv, const Table& table, const Build& build,
+int run_tool(int argc, char** argv, const Table& (*table_of)(), const Build& build,
              const std::function<int(Options&)>& body) {
   fill_standard_descriptors();
   install_signal_handlers();
+  const char* program = program_name(argc, argv);
+  install_memory_handlers(program);
   try {
+    const Table& table = table_of();
     Options options =
         parse_options(table, {argv + std::min(argc, 1), argv + argc}, {.cuda = !build.cuda.empty()});
     const int code = answered(table, build, options.request()) ? 0 : body(options);
     finish_stdout();
     return code;
   } catch (const Error& error) {
-    return report(table, error.what(), error.exit_code());
+    return report(program, {error.what()}, error.category());
   } catch (const std::bad_alloc&) {
-    return report(table, "out of memory; free some, or give smaller settings",
-                  static_cast<int>(Category::memory));
+    return report(program, {kOutOfMemory}, Category::memory);
   } catch (const std::system_error& error) {
-    return report(table, cat("the system failed: ", error.what()), static_cast<int>(Category::io));
+    return report(program, {"the system failed: ", error.what(), "; see what it lacks, and run again"},
+                  Category::io);
   } catch (const std::exception& error) {
-    return report(table, cat("internal error: ", error.what(), "; please report it with the command"),
-                  static_cast<int>(Category::internal));
+    return report(program, {"internal error: ", error.what(), "; please report it with the command"},
+                  Category::internal);
   }
 }
 

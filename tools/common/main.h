@@ -15,8 +15,9 @@ struct Build {
 };
 
 // Returns the program's exit code: the body's, or that of the error. The body's result on stdout is flushed
-// and checked here: a full disk is exit 5, a reader that left (`| head`) is no failure.
-int run_tool(int argc, char** argv, const Table& table, const Build& build,
+// and checked here: a full disk is exit 5, a reader that left (`| head`) is no failure. The table is made
+// here too, since memory may run out there already.
+int run_tool(int argc, char** argv, const Table& (*table_of)(), const Build& build,
              const std::function<int(Options&)>& body);
 
 // qlora-train 0.1.0 (Release, GCC 12.2.0, ISA avx2, CUDA not built)
