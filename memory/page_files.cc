@@ -15,6 +15,15 @@ namespace {
 
 std::string reason(int error) { return std::generic_category().message(error); }
 
+[[noreturn]] void fail_at(const std::string& path, uint64_t offset, bool write, int error) {
+  const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+  if (error == kFileShrank)
+    fail(Category::io, path, ": ends before byte ", offset,
+         ": the file shrank while it was being used; leave it in place and run again");
+  fail(Category::io, path, ": byte ", offset, ": a page cannot be ", write ? "written" : "read", ": ",
+       reason(error), "; ", full ? "free some space and run again" : "check the disk");
+}
+
 }  // namespace
 
 PageFile::~PageFile() {
@@ -33,7 +42,7 @@ void PageFile::go_direct() {
     ::fcntl(fd_, F_SETFL, flags);
 }
 
-PageFile PageFile::source(const std::string& path, const FileId& id) {
+PageFile PageFile::cached(const std::string& path, const FileId& id) {
   PageFile f;
   f.path_ = path;
   f.fd_ = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -44,8 +53,24 @@ PageFile PageFile::source(const std::string& path, const FileId& id) {
   if (!(FileId{info.st_dev, info.st_ino, static_cast<uint64_t>(info.st_size)} == id))
     fail(Category::io, path, ": is another file than a moment ago; leave it in place and run again");
   f.bytes_ = id.size;
+  ::posix_fadvise(f.fd_, 0, 0, POSIX_FADV_RANDOM);  // a hint
+  return f;
+}
+
+PageFile PageFile::source(const std::string& path, const FileId& id) {
+  PageFile f = cached(path, id);
   f.go_direct();
   return f;
+}
+
+void PageFile::read(uint64_t offset, void* to, size_t bytes) const {
+  for (size_t done = 0; done < bytes;) {
+    const ssize_t n =
+        ::pread(fd_, static_cast<std::byte*>(to) + done, bytes - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) fail_at(path_, offset + done, false, n == 0 ? kFileShrank : errno);
+    done += static_cast<size_t>(n);
+  }
 }
 
 PageFile PageFile::temporary(const std::string& folder, uint64_t bytes) {
@@ -94,13 +119,7 @@ size_t PageFiles::most_requests() const {
 }
 
 void fail_transfer(const PageFiles& files, const PageFault& fault) {
-  const std::string& path = files.files[fault.file].path();
-  const bool full = fault.error == ENOSPC || fault.error == EDQUOT || fault.error == EFBIG;
-  if (fault.error == kFileShrank)
-    fail(Category::io, path, ": ends before byte ", fault.offset,
-         ": the file shrank while it was being used; leave it in place and run again");
-  fail(Category::io, path, ": byte ", fault.offset, ": a page cannot be ", fault.write ? "written" : "read",
-       ": ", reason(fault.error), "; ", full ? "free some space and run again" : "check the disk");
+  fail_at(files.files[fault.file].path(), fault.offset, fault.write, fault.error);
 }
 
 }  // namespace qlora

@@ -16,6 +16,8 @@ class PageFile {
  public:
   // An existing file, read-only. Category::io when it cannot be opened or is no longer the file `id`.
   static PageFile source(const std::string& path, const FileId& id);
+  // The same, through the page cache: for pieces of no particular place and size.
+  static PageFile cached(const std::string& path, const FileId& id);
   // A file of our own in `folder` that no name leads to: it goes when it is closed, however the run ends. Its
   // room is reserved at once and reads as zero bytes; Category::io when the disk has not that much.
   static PageFile temporary(const std::string& folder, uint64_t bytes);
@@ -25,6 +27,8 @@ class PageFile {
     swap(o);
     return *this;
   }
+  // Fills [to, to + bytes) from `offset`. Category::io. Only what is cached.
+  void read(uint64_t offset, void* to, size_t bytes) const;
   int descriptor() const { return fd_; }
   const std::string& path() const { return path_; }
   uint64_t bytes() const { return bytes_; }

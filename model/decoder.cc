@@ -38,9 +38,9 @@ Decoder::Decoder(std::shared_ptr<const Model> model, Numerics numerics, const Ba
       rope_(model_->rope_tables(limits.longest)),
       saved_(static_cast<size_t>(model_->block_count())) {}
 
-BlockContext Decoder::context(int block, const AdapterView& a) const {
+BlockContext Decoder::context(int block, const BlockWeights& weights, const AdapterView& a) const {
   static const AdapterLayout none;
-  return block_context(model_->desc(), block, model_->block(block), rope_.view(), numerics_,
+  return block_context(model_->desc(), block, weights, rope_.view(), numerics_,
                        a.layout == nullptr ? none : *a.layout, a.params, a.grads);
 }
 
@@ -61,16 +61,16 @@ int64_t Decoder::chunk_rows() const {
   return std::clamp<int64_t>(rows / 16 * 16, 16, kMaxChunkRows);
 }
 
-void Decoder::head_chunk(Exec& e, const ConstMat& x, const Mat& normed, float* rstd,
+void Decoder::head_chunk(Exec& e, const WeightView& head, const ConstMat& x, const Mat& normed, float* rstd,
                          const Mat& logits) const {
   const ModelDesc& d = model_->desc();
   rms_norm_forward(e, x, model_->final_norm(), d.final_norm_offset, d.final_norm_eps, normed, rstd);
-  const GemmTerm term{normed, model_->head()};
+  const GemmTerm term{normed, head};
   gemm_nt(e, "lm_head", {&term, 1}, {}, logits);
 }
 
 // x: the last block's output. With dx: dL/dx too, zero where a row has no loss.
-LossSum Decoder::loss(Exec& e, const TokenBatch& b, const ConstMat& x, const Mat* dx,
+LossSum Decoder::loss(Exec& e, const TokenBatch& b, const WeightView& head, const ConstMat& x, const Mat* dx,
                       float grad_scale) const {
   const ModelDesc& d = model_->desc();
   const int64_t rows = static_cast<int64_t>(b.loss_rows.size()),
@@ -90,14 +90,14 @@ LossSum Decoder::loss(Exec& e, const TokenBatch& b, const ConstMat& x, const Mat
     const auto part = [&](const Matrix& m) { return m.view().row_range(0, n); };
     const auto index = b.loss_rows.subspan(static_cast<size_t>(begin), static_cast<size_t>(n));
     gather_rows(e, x, index, part(picked));
-    head_chunk(e, part(picked), part(normed), rstd.view().row<float>(0), part(logits));
+    head_chunk(e, head, part(picked), part(normed), rstd.view().row<float>(0), part(logits));
     const Mat gradient = gradient_over(part(logits), numerics_.compute);
     cross_entropy(e, part(logits), b.targets.subspan(static_cast<size_t>(begin), static_cast<size_t>(n)),
                   d.logit_softcap, dx != nullptr ? gradient : Mat{}, grad_scale,
                   {losses.as<float>() + begin, static_cast<size_t>(n)},
                   {hits.as<uint8_t>() + begin, static_cast<size_t>(n)});
     if (dx == nullptr) return;
-    const GemmTerm term{gradient, model_->head()};
+    const GemmTerm term{gradient, head};
     gemm_nn(e, "lm_head_dx", {&term, 1}, {}, part(d_normed));
     zero_rows(e, part(d_picked));
     rms_norm_backward(e, part(d_normed), part(picked), model_->final_norm(), d.final_norm_offset,
@@ -124,43 +124,53 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
     return e.matrix(Region::activations, name, numerics_.stream, batch.tokens, d.dim);
   };
 
+  PagedWeights::Pass weights(e, *model_, pages_);
   const auto at = [&](int i) -> BlockSaved& { return saved_[static_cast<size_t>(i)]; };
   e.set_block(0);
   at(0).x0 = stream("x0");
-  embedding(e, b.ids, model_->embed(), d.embed_scale, at(0).x0);
+  weights.embedding_rows(b.ids, d.embed_scale, batch, at(0).x0);
   Matrix last;
   for (int i = 0; i < blocks; ++i) {
+    e.set_block(-1);
+    const BlockWeights w = weights.acquire(i);
     e.set_block(i + 1 < blocks ? i + 1 : -1);
     Matrix y = stream(i + 1 < blocks ? "x0" : "last");
     e.set_block(i);
-    block_forward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)], at(i), y);
+    block_forward(e, context(i, w, adapter), batch, policy[static_cast<size_t>(i)], at(i), y);
+    weights.release(i);
     (i + 1 < blocks ? at(i + 1).x0 : last) = std::move(y);
   }
   e.set_block(-1);
   const Matrix dx = stream("dx");
-  const LossSum sum = loss(e, b, last, &dx.view(), grad_scale);
+  const LossSum sum = loss(e, b, weights.head(), last, &dx.view(), grad_scale);
+  weights.release_head();
   last.reset();
   for (int i = blocks; i-- > 0;) {
     e.set_block(i);
-    block_backward(e, context(i, adapter), batch, policy[static_cast<size_t>(i)], at(i), dx, i > 0);
+    const BlockWeights w = weights.acquire(i);
+    block_backward(e, context(i, w, adapter), batch, policy[static_cast<size_t>(i)], at(i), dx, i > 0);
+    weights.release(i);
   }
   e.set_block(-1);
+  weights.end();
   return sum;
 }
 
 Matrix Decoder::forward_only(Exec& e, const TokenBatch& b, const AdapterView& adapter,
-                             std::vector<std::vector<float>>* hidden) const {
+                             PagedWeights::Pass& weights, std::vector<std::vector<float>>* hidden) const {
   const ModelDesc& d = model_->desc();
   const BlockBatch batch = block_batch(e, b, {});
   const SavePolicy nothing = SavePolicy::all(Keep::recompute);
   Matrix x = e.matrix(Region::activations, "x0", numerics_.stream, batch.tokens, d.dim);
-  embedding(e, b.ids, model_->embed(), d.embed_scale, x);
+  weights.embedding_rows(b.ids, d.embed_scale, batch, x);
   for (int i = 0; i < model_->block_count(); ++i) {
     keep_rows(hidden, x);
     Matrix y = e.matrix(Region::activations, "x0", numerics_.stream, batch.tokens, d.dim);
     BlockSaved saved;
     saved.x0 = std::move(x);
-    block_forward(e, context(i, adapter), batch, nothing, saved, y);
+    const BlockWeights w = weights.acquire(i);
+    block_forward(e, context(i, w, adapter), batch, nothing, saved, y);
+    weights.release(i);
     x = std::move(y);
   }
   keep_rows(hidden, x);
@@ -168,8 +178,12 @@ Matrix Decoder::forward_only(Exec& e, const TokenBatch& b, const AdapterView& ad
 }
 
 LossSum Decoder::evaluate(Exec& e, const TokenBatch& b, const AdapterView& adapter) const {
-  const Matrix x = forward_only(e, b, adapter, nullptr);
-  return loss(e, b, x, nullptr, 0);
+  PagedWeights::Pass weights(e, *model_, pages_);
+  const Matrix x = forward_only(e, b, adapter, weights, nullptr);
+  const LossSum sum = loss(e, b, weights.head(), x, nullptr, 0);
+  weights.release_head();
+  weights.end();
+  return sum;
 }
 
 void Decoder::for_logits(Exec& e, const TokenBatch& b, const AdapterView& adapter,
@@ -177,16 +191,20 @@ void Decoder::for_logits(Exec& e, const TokenBatch& b, const AdapterView& adapte
                          std::vector<std::vector<float>>* hidden) const {
   const ModelDesc& d = model_->desc();
   check(d.logit_softcap == 0, "softcapped logits are not read out");
-  const Matrix x = forward_only(e, b, adapter, hidden);
+  PagedWeights::Pass weights(e, *model_, pages_);
+  const Matrix x = forward_only(e, b, adapter, weights, hidden);
+  const WeightView head = weights.head();
   const int64_t chunk = std::min(chunk_rows(), limits_.tokens), tokens = static_cast<int64_t>(b.ids.size());
   const Matrix normed = e.matrix(Region::workspace, "loss_normed", numerics_.compute, chunk, d.dim);
   const Matrix logits = e.matrix(Region::logits, "logits", DType::f32, chunk, d.vocab);
   e.loop(chunks_of(limits_.tokens, chunk), whole_chunks(limits_.tokens, chunk), [&](int64_t c) {
     const int64_t begin = std::min(c * chunk, tokens), n = std::min(chunk, tokens - begin);
     const Mat part = logits.view().row_range(0, n);
-    head_chunk(e, x.view().row_range(begin, n), normed.view().row_range(0, n), nullptr, part);
+    head_chunk(e, head, x.view().row_range(begin, n), normed.view().row_range(0, n), nullptr, part);
     if (!e.rehearsing() && n > 0) f(begin, part);
   });
+  weights.release_head();
+  weights.end();
 }
 
 void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, std::span<const KvCache> caches,
@@ -199,8 +217,8 @@ void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, st
          y = e.matrix(Region::workspace, "y", numerics_.stream, tokens, d.dim);
   embedding(e, b.ids, model_->embed(), d.embed_scale, x);
   for (int i = 0; i < model_->block_count(); ++i) {
-    block_infer(e, context(i, adapter), b.docs, b.past, caches.subspan(static_cast<size_t>(i) * docs, docs),
-                b.positions, x, y);
+    block_infer(e, context(i, model_->block(i), adapter), b.docs, b.past,
+                caches.subspan(static_cast<size_t>(i) * docs, docs), b.positions, x, y);
     std::swap(x, y);
   }
   const Matrix normed =
@@ -212,7 +230,7 @@ void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, st
     for (size_t i = 0; i < docs; ++i)
       index.as<int32_t>()[i] = b.docs[i + 1] > b.docs[i] ? b.docs[i + 1] - 1 : 0;
   gather_rows(e, x, {index.as<const int32_t>(), docs}, last);
-  head_chunk(e, last, normed, nullptr, logits);
+  head_chunk(e, model_->head(), last, normed, nullptr, logits);
 }
 
 }  // namespace qlora

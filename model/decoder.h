@@ -8,6 +8,7 @@
 #include "memory/exec.h"
 #include "model/adapter.h"
 #include "model/block.h"
+#include "model/paged_weights.h"
 #include "model/weights.h"
 
 namespace qlora {
@@ -47,6 +48,9 @@ class Decoder {
   const BatchLimits& limits() const { return limits_; }
   Numerics numerics() const { return numerics_; }
   size_t table_bytes() const { return rope_.bytes(); }
+  // From here on passes over batches take their weights from `pages` (null: where the model has them), which
+  // must outlive this; generation does not.
+  void set_pages(PagedWeights* pages) { pages_ = pages; }
 
   // Forward and backward: gradients of grad_scale * (summed loss) are added to adapter.grads. One policy a
   // block.
@@ -69,15 +73,18 @@ class Decoder {
              std::span<const KvCache> caches /* [block][document] */, const Mat& logits) const;
 
  private:
-  BlockContext context(int block, const AdapterView& a) const;
+  BlockContext context(int block, const BlockWeights& weights, const AdapterView& a) const;
   BlockBatch block_batch(const Exec& e, const TokenBatch& batch, const DropoutKey& dropout) const;
   int64_t chunk_rows() const;
-  void head_chunk(Exec& e, const ConstMat& x, const Mat& normed, float* rstd, const Mat& logits) const;
-  LossSum loss(Exec& e, const TokenBatch& batch, const ConstMat& x, const Mat* dx, float grad_scale) const;
+  void head_chunk(Exec& e, const WeightView& head, const ConstMat& x, const Mat& normed, float* rstd,
+                  const Mat& logits) const;
+  LossSum loss(Exec& e, const TokenBatch& batch, const WeightView& head, const ConstMat& x, const Mat* dx,
+               float grad_scale) const;
   Matrix forward_only(Exec& e, const TokenBatch& batch, const AdapterView& adapter,
-                      std::vector<std::vector<float>>* hidden) const;
+                      PagedWeights::Pass& weights, std::vector<std::vector<float>>* hidden) const;
 
   std::shared_ptr<const Model> model_;
+  PagedWeights* pages_ = nullptr;
   Numerics numerics_;
   BatchLimits limits_;
   mutable RopeTables rope_;        // filled by the first pass that computes

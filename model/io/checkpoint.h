@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "memory/file.h"
 #include "model/desc.h"
 #include "quant/weight_view.h"
 
@@ -50,6 +51,8 @@ class Checkpoint {
   // Refuses NaN and Inf as read_rows does, without decoding what cannot hold them; for tensors that are used
   // in place. Thread-safe.
   virtual void check_finite(const std::string& tensor) const = 0;
+  // What view()'s pointers lead into, as far as they lead into files.
+  virtual std::vector<const MappedFile*> files() const = 0;
   // Lets go of the resident pages of a tensor's stored bytes; a later touch reads them again.
   virtual void forget(const std::string& tensor) const = 0;
   // sha256 over names, shapes, types and a digest of every stored byte: the base's identity for resume. Reads

@@ -41,6 +41,8 @@ class GgufCheckpoint : public StoredCheckpoint {
     return out.dump(2) + "\n";
   }
 
+  std::vector<const MappedFile*> files() const override { return {&file_.file()}; }
+
   std::string fingerprint() const override {
     Sha256 hash;
     hash.update(config_.dump());

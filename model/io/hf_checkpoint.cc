@@ -60,6 +60,12 @@ class HfCheckpoint : public StoredCheckpoint {
     return out.dump(2) + "\n";
   }
 
+  std::vector<const MappedFile*> files() const override {
+    std::vector<const MappedFile*> out;
+    for (const auto& f : folder_.files()) out.push_back(&f->file());
+    return out;
+  }
+
   std::string fingerprint() const override {
     Sha256 hash;
     hash.update(config_json());
