@@ -47,18 +47,20 @@ Json files_of(const std::string& folder) {
   return files;
 }
 
-void write_moments(const std::string& path, const Moments& moments) {
+void write_moments(const std::string& path, Engine& engine) {
+  const Moments& moments = engine.moments();
   std::vector<TensorSpec> tensors;
   for (const MomentPart part : moments.parts())
     tensors.push_back({name_of(part), moment_dtype(part), {moments.elements(part)}});
   SafetensorsWriter out(path, std::move(tensors));
-  moments.save([&](MomentPart part, std::span<const std::byte> bytes) {
+  engine.save_moments([&](MomentPart part, std::span<const std::byte> bytes) {
     out.write(name_of(part), bytes.data(), bytes.size());
   });
   out.commit();
 }
 
-void read_moments(const std::string& path, Moments& moments) {
+void read_moments(const std::string& path, Engine& engine) {
+  const Moments& moments = engine.moments();
   const SafetensorsFile file(path);
   const std::vector<MomentPart> parts = moments.parts();
   for (const MomentPart part : parts) {
@@ -70,7 +72,7 @@ void read_moments(const std::string& path, Moments& moments) {
   if (file.tensors().size() != parts.size())
     fail(Category::input, path, ": ", file.tensors().size(), " tensors, not ", parts.size(),
          ": another optimizer's checkpoint");
-  moments.load([&](MomentPart part, size_t first, std::span<std::byte> bytes) {
+  engine.load_moments([&](MomentPart part, size_t first, std::span<std::byte> bytes) {
     std::memcpy(bytes.data(), file.data(*file.find(name_of(part))) + first, bytes.size());
   });
 }
@@ -156,7 +158,7 @@ void CheckpointStore::save(const RunState& state, Engine& engine) const {
     fs::create_directory(partial);
   });
   write_adapter_(partial);
-  write_moments(partial + "/" + kOptimizerFile, engine.moments());
+  write_moments(partial + "/" + kOptimizerFile, engine);
   Json identity = Json::object();
   for (const auto& [name, value] : identity_) identity[name] = value;
   const Json j = io(partial, [&] {
@@ -246,7 +248,7 @@ void CheckpointStore::load(
     fail(Category::usage, found.path, ": was made with ", found.state.total_steps, " steps, this run has ",
          total_steps, "; a resumed run may have more steps, not fewer");
   read_adapter(found.path, engine.params());
-  read_moments(found.path + "/" + kOptimizerFile, engine.moments());
+  read_moments(found.path + "/" + kOptimizerFile, engine);
 }
 
 }  // namespace qlora

@@ -27,7 +27,7 @@ Engine::Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const E
       layout_(std::move(layout)),
       options_(options),
       decoder_(model_, options.numerics, limits_of(options.train)),
-      moments_(layout_, options.optimizer) {
+      moments_(layout_, options.optimizer, options.paging) {
   if (options.eval.tokens > 0) eval_decoder_.emplace(model_, options.numerics, limits_of(options.eval));
   choose_policy();
   describe();
@@ -49,7 +49,7 @@ void Engine::optimizer_pass(Exec& e, const AdamWHyper& h) {
 
 // Every phase once on the device that only remembers.
 void Engine::rehearse() {
-  for (Trace* t : {&state_, &train_, &eval_, &norm_, &update_}) *t = Trace(t->name);
+  for (Trace* t : {&state_, &train_, &eval_, &norm_, &update_, &save_, &load_}) *t = Trace(t->name);
   Exec e = Exec::rehearsal(options_.threads);
   {
     Phase phase(e, state_);
@@ -74,6 +74,14 @@ void Engine::rehearse() {
     Phase phase(e, update_);
     optimizer_pass(e, {});
   }
+  {
+    Phase phase(e, save_);
+    moments_.save(e, {});
+  }
+  {
+    Phase phase(e, load_);
+    moments_.load(e, {});
+  }
   // State lives on: what is freed here is only the rehearsal's handle on it.
   std::vector<Span> kept = state_.spans;
   for (Buffer* b : {&params_, &grads_}) b->reset();
@@ -81,7 +89,7 @@ void Engine::rehearse() {
   state_.spans = std::move(kept);
   state_.lay_out();
   size_t largest = 0;
-  for (Trace* t : {&train_, &eval_, &norm_, &update_}) {
+  for (Trace* t : {&train_, &eval_, &norm_, &update_, &save_, &load_}) {
     t->lay_out();
     t->base = state_.bytes;
     largest = std::max(largest, t->bytes);
@@ -101,11 +109,16 @@ void Engine::choose_policy() {
   plan_.budget_bytes =
       options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
   const SavePolicy store, recompute = SavePolicy::all(Keep::recompute);
-  const auto attempt = [&](const SavePolicy& p) {
+  const auto fits = [&](const SavePolicy& p, bool moments_in_memory) {
+    moments_.keep_in_memory(moments_in_memory);
     policy_.assign(static_cast<size_t>(model_->block_count()), p);
     rehearse();
     plan_.total_bytes = fixed + plan_.arena_bytes;
     return plan_.total_bytes <= plan_.budget_bytes;
+  };
+  const bool paged = is_paged(options_.optimizer);
+  const auto attempt = [&](const SavePolicy& p) {
+    return (!(paged && options_.paging.always) && fits(p, true)) || (paged && fits(p, false));
   };
   if (options_.checkpointing != Checkpointing::all && attempt(store)) return;
   if (options_.checkpointing == Checkpointing::none) refuse();
@@ -157,6 +170,7 @@ void Engine::reserve() {
   exec_ = std::make_unique<Exec>(Device{DeviceKind::cpu, 0}, options_.threads, arena_.data());
   Phase phase(*exec_, state_);
   allocate_state(*exec_);
+  moments_.connect({&update_, &save_, &load_});
   targets_.reserve(static_cast<size_t>(std::max(options_.train.loss_rows, options_.eval.loss_rows)));
 }
 
@@ -184,6 +198,16 @@ double Engine::grad_norm() {
 void Engine::update(const AdamWHyper& hyper) {
   Phase phase(*exec_, update_);
   optimizer_pass(*exec_, hyper);
+}
+
+void Engine::save_moments(const std::function<void(MomentPart, std::span<const std::byte>)>& write) {
+  Phase phase(*exec_, save_);
+  moments_.save(*exec_, write);
+}
+
+void Engine::load_moments(const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill) {
+  Phase phase(*exec_, load_);
+  moments_.load(*exec_, fill);
 }
 
 }  // namespace qlora

@@ -28,6 +28,7 @@ struct EngineOptions {
   float lora_dropout = 0;
   Checkpointing checkpointing = Checkpointing::automatic;
   OptimizerKind optimizer = OptimizerKind::adamw;
+  Moments::Paging paging;               // of a paged optimizer
   std::optional<size_t> memory_budget;  // peak resident bytes, libraries included; none: what is free now
 };
 
@@ -60,7 +61,10 @@ class Engine {
 
   std::span<float> params() { return {params_.as<float>(), count()}; }
   std::span<float> grads() { return {grads_.as<float>(), count()}; }
-  Moments& moments() { return moments_; }
+  const Moments& moments() const { return moments_; }
+  // As Moments hands them out and has them filled.
+  void save_moments(const std::function<void(MomentPart, std::span<const std::byte>)>& write);
+  void load_moments(const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill);
 
   void zero_grads();
   // Adds the gradients of grad_scale * (summed loss).
@@ -90,7 +94,8 @@ class Engine {
   std::optional<Decoder> eval_decoder_;
   std::vector<SavePolicy> policy_;
   EnginePlan plan_;
-  Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"};
+  Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"},
+      save_{"save moments"}, load_{"load moments"};
   Arena arena_;
   std::unique_ptr<Exec> exec_;
   Buffer params_, grads_;

@@ -1,6 +1,9 @@
 #include "train/moments.h"
 
 #include <algorithm>
+#include <optional>
+
+#include "memory/page_backends.h"
 
 namespace qlora {
 namespace {
@@ -49,12 +52,14 @@ const char* name_of(MomentPart part) {
   return "";
 }
 
-Moments::Moments(const AdapterLayout& adapter, OptimizerKind kind, size_t page_bytes) : kind_(kind) {
+Moments::Moments(const AdapterLayout& adapter, OptimizerKind kind, const Paging& paging)
+    : kind_(kind), paging_(paging) {
   if (kind == OptimizerKind::sgd) return;
   for (const Tensor& t : tensors_of(adapter)) {
-    const bool eight = kind == OptimizerKind::adamw_8bit && t.count >= kMin8Bit;
+    const bool eight = has_8bit(kind) && t.count >= kMin8Bit;
     for (int64_t i = 0; i < t.count; i += kMaxMomentRun)
-      add({eight, t.first + i, std::min(kMaxMomentRun, t.count - i), 0, 0}, page_bytes);
+      add({eight, t.first + i, std::min(kMaxMomentRun, t.count - i), 0, 0},
+          is_paged(kind) ? paging.page_bytes : SIZE_MAX);
   }
   place();
 }
@@ -77,8 +82,7 @@ void Moments::add(MomentRun run, size_t page_bytes) {
     for (size_t i = 0; i < kMomentParts; ++i) a[i] += b[i];
     return a;
   };
-  const bool full =
-      !pages_.empty() && page_bytes > 0 && bytes_of(sum(pages_.back().elements, more)) > page_bytes;
+  const bool full = !pages_.empty() && bytes_of(sum(pages_.back().elements, more)) > page_bytes;
   if (pages_.empty() || full) {
     pages_.emplace_back();
     pages_.back().param = run.param;
@@ -116,13 +120,71 @@ std::vector<MomentPart> Moments::parts() const {
 
 std::string Moments::describe() const {
   if (kind_ == OptimizerKind::sgd) return "none";
-  if (kind_ == OptimizerKind::adamw) return "two, fp32";
   const int64_t full = elements(MomentPart::moment1);
-  return cat("two, 8 bits in blocks of ", kBlock8,
-             full > 0 ? cat("; fp32 for ", full, " parameters in tensors under ", kMin8Bit) : "");
+  std::string text = "two, fp32";
+  if (has_8bit(kind_))
+    text = cat("two, 8 bits in blocks of ", kBlock8,
+               full > 0 ? cat("; fp32 for ", full, " parameters in tensors under ", kMin8Bit) : "");
+  if (pager_ != nullptr)
+    text += cat("; ", (bytes_ + (1 << 20) - 1) >> 20, " MiB of them in a file, through ", pager_->slots(),
+                " slots of the workspace");
+  return text;
 }
 
-void Moments::allocate(Exec& e) { resident_ = e.allocate(Region::moments, "moments", bytes_); }
+size_t Moments::largest_page() const {
+  size_t most = 0;
+  for (const Page& p : pages_) most = std::max(most, p.bytes);
+  return most;
+}
+
+void Moments::keep_in_memory(bool in_memory) {
+  check(in_memory || is_paged(kind_), "moments of an optimizer that is not paged belong into memory");
+  pager_.reset();
+  if (in_memory) return;
+  const int slots = static_cast<int>(std::min<size_t>(pages_.size(), static_cast<size_t>(paging_.slots)));
+  pager_ = std::make_unique<Pager>("moments", static_cast<uint32_t>(pages_.size()), largest_page(), slots,
+                                   Pager::Life::lasting);
+}
+
+void Moments::allocate(Exec& e) {
+  if (in_memory()) resident_ = e.allocate(Region::moments, "moments", bytes_);
+}
+
+void Moments::connect(std::initializer_list<const Trace*> traces) {
+  if (in_memory()) return;
+  const auto pages = static_cast<uint32_t>(pages_.size());
+  pager_->connect(paging_.open ? paging_.open(pages, pager_->slot_bytes(), pager_->slots())
+                               : file_pages(PageFiles::temporary(paging_.folder, pages, pager_->slot_bytes()),
+                                            pager_->slots()),
+                  traces);
+}
+
+// One pass over pages, wherever they are.
+class Moments::Walk {
+ public:
+  Walk(Moments& moments, Exec& e) : moments_(moments) {
+    if (!moments.in_memory()) pass_.emplace(*moments.pager_, e);
+  }
+  // f(page, its bytes)
+  template <class F>
+  void visit(size_t index, Access access, F&& f) {
+    const Page& page = moments_.pages_[index];
+    if (!pass_) {
+      f(page, moments_.resident_.as<std::byte>() + page.at);
+      return;
+    }
+    const auto number = static_cast<uint32_t>(index);
+    f(page, pass_->acquire(number, page.bytes, access));
+    pass_->release(number);
+  }
+  void end() {
+    if (pass_) pass_->end();
+  }
+
+ private:
+  Moments& moments_;
+  std::optional<Pager::Pass> pass_;
+};
 
 std::span<std::byte> Moments::slice(const Page& page, std::byte* data, MomentPart part) {
   const auto i = static_cast<size_t>(part);
@@ -133,7 +195,7 @@ void Moments::step(Exec& e, const AdamWHyper& hyper, const Page& page, std::byte
                    std::span<float> params, std::span<const float> grads) {
   const auto full = [&](MomentPart part) { return typed<float>(slice(page, data, part)); };
   const auto codes = [&](MomentPart part) { return typed<uint8_t>(slice(page, data, part)); };
-  if (kind_ == OptimizerKind::adamw) {
+  if (!has_8bit(kind_)) {
     const auto first = static_cast<size_t>(page.param), count = static_cast<size_t>(page.count);
     adamw(e, hyper, params.subspan(first, count), grads.subspan(first, count), full(MomentPart::moment1),
           full(MomentPart::moment2));
@@ -146,23 +208,37 @@ void Moments::step(Exec& e, const AdamWHyper& hyper, const Page& page, std::byte
 
 void Moments::update(Exec& e, const AdamWHyper& hyper, std::span<float> params,
                      std::span<const float> grads) {
-  for (const Page& p : pages_) step(e, hyper, p, resident_.as<std::byte>() + p.at, params, grads);
+  Walk walk(*this, e);
+  for (size_t i = 0; i < pages_.size(); ++i)
+    walk.visit(i, Access::update,
+               [&](const Page& p, std::byte* data) { step(e, hyper, p, data, params, grads); });
+  walk.end();
 }
 
-void Moments::save(const std::function<void(MomentPart, std::span<const std::byte>)>& write) const {
+void Moments::save(Exec& e, const std::function<void(MomentPart, std::span<const std::byte>)>& write) {
+  Walk walk(*this, e);
   for (const MomentPart part : parts())
-    for (const Page& p : pages_)
-      if (p.elements[static_cast<size_t>(part)] > 0)
-        write(part, slice(p, resident_.as<std::byte>() + p.at, part));
+    for (size_t i = 0; i < pages_.size(); ++i) {
+      if (pages_[i].elements[static_cast<size_t>(part)] == 0) continue;
+      walk.visit(i, Access::read, [&](const Page& p, std::byte* data) {
+        if (!e.rehearsing()) write(part, slice(p, data, part));
+      });
+    }
+  walk.end();
 }
 
-void Moments::load(const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill) {
-  for (const Page& p : pages_)
-    for (const MomentPart part : parts()) {
-      const size_t first =
-          static_cast<size_t>(p.first[static_cast<size_t>(part)]) * size_of(moment_dtype(part));
-      fill(part, first, slice(p, resident_.as<std::byte>() + p.at, part));
-    }
+void Moments::load(Exec& e, const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill) {
+  Walk walk(*this, e);
+  for (size_t i = 0; i < pages_.size(); ++i)
+    walk.visit(i, Access::write, [&](const Page& p, std::byte* data) {
+      for (const MomentPart part : kAllMomentParts) {
+        const auto first =
+            static_cast<size_t>(p.first[static_cast<size_t>(part)]) * size_of(moment_dtype(part));
+        const std::span<std::byte> bytes = slice(p, data, part);
+        if (!e.rehearsing() && !bytes.empty()) fill(part, first, bytes);
+      }
+    });
+  walk.end();
 }
 
 }  // namespace qlora

@@ -3,20 +3,30 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "kernels/adamw/adamw8bit.h"
-#include "memory/exec.h"
+#include "memory/pager.h"
 #include "model/adapter.h"
 
 namespace qlora {
 
-enum class OptimizerKind : uint8_t { adamw, adamw_8bit, sgd };
+// A paged form keeps its moments in pages elsewhere when memory has no room for them.
+enum class OptimizerKind : uint8_t { adamw, adamw_8bit, paged_adamw_32bit, paged_adamw_8bit, sgd };
 // As --optim has them, in the same order.
-inline constexpr std::array<std::string_view, 3> kOptimizerNames = {"adamw", "adamw_8bit", "sgd"};
+inline constexpr std::array<std::string_view, 5> kOptimizerNames = {
+    "adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd"};
+inline bool has_8bit(OptimizerKind k) {
+  return k == OptimizerKind::adamw_8bit || k == OptimizerKind::paged_adamw_8bit;
+}
+inline bool is_paged(OptimizerKind k) {
+  return k == OptimizerKind::paged_adamw_32bit || k == OptimizerKind::paged_adamw_8bit;
+}
 
 // What an optimizer remembers of every parameter, as a checkpoint has it: each part in the adapter's flat
 // order, in the order of safetensors files. Moments of a tensor are codes and scales where the optimizer has
@@ -36,28 +46,45 @@ inline constexpr std::array<MomentPart, kMomentParts> kAllMomentParts = {
 const char* name_of(MomentPart part);
 inline DType moment_dtype(MomentPart part) { return part < MomentPart::codes1 ? DType::f32 : DType::u8; }
 
-// The moments of an adapter: where they lie, and the pass that changes them. They lie in pages of whole
-// blocks, each with its slice of every part, so that one page is all that the step of its parameters needs.
-// No result hangs on the pages.
+// The moments of an adapter: where they lie, and the passes that change them. They lie in pages of whole
+// blocks, each with its slice of every part, so that one page is all that the step of its parameters needs. A
+// paged optimizer's are either all in memory, or elsewhere and pass through slots; the others' are one page
+// in memory. SGD has none. No result hangs on any of that.
 class Moments {
  public:
-  // Pages of at most page_bytes, 0: one for everything. SGD has none.
-  Moments(const AdapterLayout& adapter, OptimizerKind kind, size_t page_bytes = 0);
+  struct Paging {
+    size_t page_bytes = size_t{2} << 20;  // at most; slots of so many pass through the arena
+    int slots = 4;
+    bool always = false;  // even where memory has room
+    std::string folder;   // where the pages' file goes, which has no name
+    // Another place than that file, its pages zero at first.
+    std::function<std::unique_ptr<PageBackend>(uint32_t pages, size_t page_bytes, int slots)> open;
+  };
+  Moments(const AdapterLayout& adapter, OptimizerKind kind, const Paging& paging);
 
   std::vector<MomentPart> parts() const;  // those with elements
   int64_t elements(MomentPart part) const { return elements_[static_cast<size_t>(part)]; }
   size_t bytes() const { return bytes_; }
-  std::string describe() const;  // "8-bit in blocks of 256, ..."
+  std::string describe() const;  // "two, 8 bits in blocks of 256; ..."
 
-  // Takes them from the phase in force; they are all zero when its memory is.
+  // Before a rehearsal: whether they are in memory (at first, and always unless the optimizer is paged).
+  void keep_in_memory(bool in_memory);
+  bool in_memory() const { return pager_ == nullptr; }
+  // From the phase in force, if they are in memory.
   void allocate(Exec& e);
   void forget() { resident_.reset(); }  // the rehearsal's handle
-  // One step of AdamW over all pages.
+  // After the rehearsals of the passes in `traces`: makes the pages, if the moments are not in memory.
+  // Category::io when their disk has no room.
+  void connect(std::initializer_list<const Trace*> traces);
+  const Pager* pager() const { return pager_.get(); }  // null: they are in memory
+
+  // The passes; at most one of each in a trace. Nothing is called in rehearsal.
+  // One step of AdamW.
   void update(Exec& e, const AdamWHyper& hyper, std::span<float> params, std::span<const float> grads);
   // Hands out every part that there is from its first byte to its last, parts in their order.
-  void save(const std::function<void(MomentPart, std::span<const std::byte>)>& write) const;
-  // Has all of it filled: f(part, the first byte's place in the part, bytes).
-  void load(const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill);
+  void save(Exec& e, const std::function<void(MomentPart, std::span<const std::byte>)>& write);
+  // Has all of it filled: f(part, the first byte's place in the part, bytes). What a run begins with, too.
+  void load(Exec& e, const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill);
 
  private:
   using Counts = std::array<int64_t, kMomentParts>;
@@ -70,6 +97,8 @@ class Moments {
   };
   static Counts counts_of(const MomentRun& run);
   static size_t bytes_of(const Counts& elements);
+  class Walk;
+  size_t largest_page() const;
   void add(MomentRun run, size_t page_bytes);
   void place();
   static std::span<std::byte> slice(const Page& page, std::byte* data, MomentPart part);
@@ -77,10 +106,12 @@ class Moments {
             std::span<const float> grads);
 
   OptimizerKind kind_;
+  Paging paging_;
   std::vector<Page> pages_;
   Counts elements_{};
   size_t bytes_ = 0;
   Buffer resident_;
+  std::unique_ptr<Pager> pager_;
 };
 
 }  // namespace qlora

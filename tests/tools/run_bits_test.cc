@@ -66,6 +66,11 @@ TEST(RunBits, SeedAloneDecides) {
   EXPECT_EQ(adapter("recomputed", {"--gradient-checkpointing", "all"}), first);
   EXPECT_EQ(adapter("stored", {"--gradient-checkpointing", "none"}), first);
   EXPECT_NE(adapter("seed", {"--seed", "7"}), first);
+  EXPECT_EQ(adapter("paged", {"--paged-adamw"}), first);
+  // A rank that makes tensors of 4096 elements.
+  const std::string eight = adapter("8bit", {"--lora-r", "32", "--optim", "adamw_8bit"});
+  EXPECT_EQ(adapter("paged 8bit", {"--lora-r", "32", "--optim", "paged_adamw_8bit"}), eight);
+  EXPECT_NE(adapter("32bit", {"--lora-r", "32"}), eight);
 }
 
 TEST(RunBits, ConfigFileRerunsTheRun) {

@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <filesystem>
 #include <functional>
 #include <vector>
 
@@ -104,6 +105,26 @@ TEST(Allocation, NoneInAStepAfterTheFirst) {
           EXPECT_EQ(counted([&] { engine.evaluate(batches[i]); }), 0);
         }
       }
+}
+
+TEST(Allocation, NoneInAnUpdateWhereverTheMomentsAre) {
+  const Batch b = batch_of("models/llama/train.jsonl", {0});
+  const auto model = load_golden("llama");
+  for (const OptimizerKind kind : {OptimizerKind::adamw_8bit, OptimizerKind::paged_adamw_32bit,
+                                   OptimizerKind::paged_adamw_8bit, OptimizerKind::sgd})
+    for (const bool always : {false, true}) {
+      EngineOptions options;
+      options.threads = 2;
+      options.train = maxima_of({&b, 1});
+      options.optimizer = kind;
+      options.paging = {100000, 2, always, std::filesystem::temp_directory_path().string(), {}};
+      Engine engine(model, layout_of_rank(model->desc(), 32), options);
+      engine.reserve();
+      AdamWHyper h;
+      engine.update(h);
+      EXPECT_EQ(counted([&] { engine.update(h); }), 0)
+          << kOptimizerNames[static_cast<size_t>(kind)] << (always ? " paged" : "");
+    }
 }
 
 }  // namespace

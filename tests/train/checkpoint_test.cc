@@ -36,7 +36,7 @@ class CheckpointTest : public ::testing::Test {
 
   void fill(float value) {
     std::fill(engine->params().begin(), engine->params().end(), value);
-    engine->moments().load([&](MomentPart part, size_t, std::span<std::byte> bytes) {
+    engine->load_moments([&](MomentPart part, size_t, std::span<std::byte> bytes) {
       const float moment = value + (part == MomentPart::moment1 ? 1 : 2);
       for (size_t i = 0; i < bytes.size(); i += sizeof(float)) std::memcpy(&bytes[i], &moment, sizeof(float));
     });
@@ -92,7 +92,7 @@ TEST_F(CheckpointTest, ComesBackWhole) {
   s.load(*found, 9, read, *engine);
   EXPECT_EQ(engine->params().back(), 3);
   int parts = 0;
-  engine->moments().save([&](MomentPart part, std::span<const std::byte> bytes) {
+  engine->save_moments([&](MomentPart part, std::span<const std::byte> bytes) {
     float last;
     std::memcpy(&last, &bytes[bytes.size() - sizeof last], sizeof last);
     EXPECT_EQ(last, part == MomentPart::moment1 ? 4 : 5);

@@ -136,7 +136,7 @@ TEST_P(EngineTest, PoisonedArenaGivesTheSameBitsAndIsUsedToItsEnd) {
       // computed as zeros (a document's last token has no gradient).
       const auto* begin =
           reinterpret_cast<const std::byte*>(std::min(engine->params().data(), engine->grads().data()));
-      engine->moments().save(
+      engine->save_moments(
           [&](MomentPart, std::span<const std::byte> bytes) { begin = std::min(begin, bytes.data()); });
       size_t high = engine->plan().arena_bytes;
       while (high > 0 && begin[high - 1] == std::byte{0}) --high;

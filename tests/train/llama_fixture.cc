@@ -53,7 +53,7 @@ AdapterLayout layout_of_rank(const ModelDesc& desc, int rank) {
 
 std::vector<std::byte> moments_of(Engine& engine) {
   std::vector<std::byte> out;
-  engine.moments().save([&](MomentPart, std::span<const std::byte> bytes) {
+  engine.save_moments([&](MomentPart, std::span<const std::byte> bytes) {
     out.insert(out.end(), bytes.begin(), bytes.end());
   });
   return out;

@@ -86,6 +86,7 @@ class TrainerTest : public ::testing::Test {
     if (setup.evaluates) options.eval = eval.maxima();
     options.lora_dropout = setup.trainer.lora_dropout;
     options.optimizer = setup.optimizer;
+    options.paging = {50000, 2, true, folder, {}};
     AdapterLayout layout = adapter.layout;
     std::vector<float> params = adapter.params;
     if (setup.rank > 0) {
@@ -149,12 +150,14 @@ void expect_same(const Outcome& got, const Outcome& want) {
 
 // Stopped twice at a line of metrics (a watcher sees logged steps only), and killed between two of them.
 TEST_F(TrainerTest, AResumedRunGivesTheBitsOfAnUnbrokenOne) {
-  for (OptimizerKind optimizer : {OptimizerKind::adamw, OptimizerKind::adamw_8bit, OptimizerKind::sgd}) {
+  for (OptimizerKind optimizer :
+       {OptimizerKind::adamw, OptimizerKind::adamw_8bit, OptimizerKind::paged_adamw_8bit,
+        OptimizerKind::paged_adamw_32bit, OptimizerKind::sgd}) {
     SCOPED_TRACE(kOptimizerNames[static_cast<size_t>(optimizer)]);
     RunSetup setup;
     setup.optimizer = optimizer;
     // Tensors with moments of 8 bits and others.
-    if (optimizer == OptimizerKind::adamw_8bit) setup.rank = 32;
+    if (has_8bit(optimizer)) setup.rank = 32;
     setup.trainer.logging_steps = 2;
     setup.evaluates = true;
     setup.trainer.schedule.learning_rate = .5;

@@ -1,4 +1,5 @@
 #include "tools/common/tables.h"
+#include "train/moments.h"
 
 namespace qlora::tools {
 namespace {
@@ -63,15 +64,17 @@ std::vector<Option> adapter_options() {
 }
 
 std::vector<Option> optimizer_options() {
-  const std::string missing =
-      "is not built; give adamw, adamw_8bit, paged_adamw_32bit, paged_adamw_8bit or sgd";
+  const std::vector<std::string> built(kOptimizerNames.begin(), kOptimizerNames.end());
+  std::string missing = "is not built; give one of";
+  for (const std::string& name : built) missing += (name == built.front() ? " " : ", ") + name;
   return {
       {.name = "optim",
        .kind = Kind::choice,
        .fallback = "adamw",
-       .help = "32-bit or 8-bit moments, in place or paged; --paged-adamw is paged_adamw_32bit",
+       .help = "moments of 32 or of 8 bits; paged ones go to a file in the output folder when memory has no "
+               "room; --paged-adamw is paged_adamw_32bit",
        .group = "Optimizer",
-       .choices = {"adamw", "adamw_8bit", "paged_adamw_32bit", "paged_adamw_8bit", "sgd"},
+       .choices = built,
        .aliases = {{"optimizer"},
                    {"paged_adamw",
                     {{"true", Then::use, "paged_adamw_32bit"}, {"false", Then::ignore, ""}},

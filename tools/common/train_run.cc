@@ -68,18 +68,15 @@ std::string number(double v) {
 }
 
 OptimizerKind optimizer_of(const Options& options) {
-  const std::string name = options.get<std::string>("optim");
-  const auto at = std::find(kOptimizerNames.begin(), kOptimizerNames.end(), name);
-  if (at == kOptimizerNames.end())
-    fail(Category::usage, options.origin("optim"), " ", name,
-         ": paged optimizers are not built yet; use --optim adamw or adamw_8bit");
+  const auto at =
+      std::find(kOptimizerNames.begin(), kOptimizerNames.end(), options.get<std::string>("optim"));
+  check(at != kOptimizerNames.end(), "--optim has a choice that no optimizer has");
   return static_cast<OptimizerKind>(at - kOptimizerNames.begin());
 }
 
 }  // namespace
 
 void refuse_unbuilt(const Options& options) {
-  optimizer_of(options);
   if (options.given("host-memory"))
     fail(Category::usage, options.origin("host-memory"),
          ": belongs to CUDA runs, which this program does not have; use --memory");
@@ -192,6 +189,7 @@ EngineOptions engine_options(const Options& options, int threads) {
                     : checkpointing == "none" ? Checkpointing::none
                                               : Checkpointing::automatic;
   e.optimizer = optimizer_of(options);
+  e.paging.folder = options.get<std::string>("output-dir");
   if (const auto budget = options.find<uint64_t>("memory")) e.memory_budget = static_cast<size_t>(*budget);
   return e;
 }
