@@ -112,15 +112,15 @@ TEST_P(PagedWeightsTest, SameBitsLateAndOutOfOrder) {
 }
 
 TEST_P(PagedWeightsTest, AFailedReadIsAnError) {
-  for (int64_t n = 0; n < 6; ++n) {
-    PagedWeights pages(model, 2);
+  // Over one slot: every block forward, all but the last backward, and every block to evaluate.
+  for (int64_t n = 0; n < 3 * model->block_count() - 1; ++n) {
+    PagedWeights pages(model, 1);
     try {
       pass(&pages, [&](std::unique_ptr<PageBackend> file, const Pager& pager) {
         return std::make_unique<CheckingPages>(64, pager.slot_bytes(), pager.slots(),
                                                CheckingPages::Options{.seed = 1, .fail_at = n},
                                                std::move(file));
       });
-      // The head's pager has fewer transfers, the blocks' have more than this.
       FAIL() << "transfer " << n << " failed and nobody noticed";
     } catch (const Error& e) {
       EXPECT_EQ(e.category(), Category::io) << e.what();
