@@ -1,10 +1,14 @@
 #include "kernels/attention/attention.h"
 
+#include <utility>
+
 #include "kernels/attention/attention_args.h"
 #include "kernels/common/rows.h"
 
 #define QLORA_BODY "kernels/attention/attention_cpu.inl"
 #include "kernels/common/for_each_isa.h"
+#define QLORA_AMX_BODY "kernels/attention/attention_amx.inl"
+#include "kernels/common/for_amx.h"
 
 namespace qlora {
 namespace {
@@ -12,6 +16,27 @@ namespace {
 using attention::Args;
 using attention::kTile;
 using attention::Rows;
+
+// What computes the tasks, and one worker's memory in floats.
+struct Body {
+  using Task = void (*)(const Args&, const Rows&, int64_t first, float* work);
+  Task forward, backward_keys, backward_queries;
+  int64_t forward_floats, backward_floats;
+};
+
+// Tiles of bf16 where the CPU has them and the operands are: fp32 keeps to the vectors.
+Body body_of(const Args& a) {
+#if defined(__x86_64__)
+  if (active_isa() == Isa::amx && a.q.dtype == DType::bf16) {
+    const int64_t floats = attention::amx_workspace(a.dim());
+    return {&amx::attention_forward_task, &amx::attention_backward_keys_task,
+            &amx::attention_backward_queries_task, floats, floats};
+  }
+#endif
+  return {QLORA_PICK(attention_forward_task), QLORA_PICK(attention_backward_keys_task),
+          QLORA_PICK(attention_backward_queries_task), attention::forward_workspace(a.padded_dim()),
+          attention::backward_workspace(a.padded_dim())};
+}
 
 int64_t blocks_of(int64_t rows) { return (rows + kTile - 1) / kTile; }
 
@@ -84,16 +109,16 @@ void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, c
   check(!lse || (lse.dtype == DType::f32 && lse.rows == s.q_heads && lse.cols == q.rows),
         "attention: lse is not fp32 [q_heads, rows]");
   Args a{s, q, k, v, {}, {}, nullptr, lse.stride, nullptr, o, {}, {}, {}, static_cast<float*>(lse.data)};
-  const int64_t each = attention::forward_workspace(a.padded_dim());
+  const Body body = body_of(a);
+  const int64_t each = body.forward_floats;
   const Buffer work = e.allocate(Region::workspace, "attention tiles", 4 * each * e.threads());
   if (!e.op("attention", 4. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
             q.bytes() + k.bytes() + v.bytes(), o.bytes() + (lse ? lse.bytes() : 0)))
     return;
   require_cpu(e, "attention");
   check_segments(docs, q.rows, k.rows);
-  const auto body = QLORA_PICK(attention_forward_task);
   for_each_block(e, s, docs, false, [&](const Rows& rows, int64_t first, int worker) {
-    body(a, rows, first, work.as<float>() + worker * each);
+    body.forward(a, rows, first, work.as<float>() + worker * each);
   });
 }
 
@@ -109,7 +134,8 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
         "attention_backward: lse is not fp32 [q_heads, rows]");
   Args a{s,          q,       k,  v,  o,  d_o, static_cast<const float*>(lse.data),
          lse.stride, nullptr, {}, dq, dk, dv,  nullptr};
-  const int64_t each = attention::backward_workspace(a.padded_dim());
+  const Body body = body_of(a);
+  const int64_t each = body.backward_floats;
   const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
   const Buffer work = e.allocate(Region::workspace, "attention tiles", 4 * each * e.threads());
   if (!e.op("attention_backward", 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
@@ -120,13 +146,11 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
   a.delta = delta.as<float>();
   const auto deltas = QLORA_PICK(attention_delta_rows);
   parallel_ranges(e, q.rows, rows_per_task(q.cols), [&](int64_t i, int64_t end) { deltas(a, i, end); });
-  const auto keys = QLORA_PICK(attention_backward_keys_task);
   for_each_block(e, s, docs, true, [&](const Rows& rows, int64_t first, int worker) {
-    keys(a, rows, first, work.as<float>() + worker * each);
+    body.backward_keys(a, rows, first, work.as<float>() + worker * each);
   });
-  const auto queries = QLORA_PICK(attention_backward_queries_task);
   for_each_block(e, s, docs, false, [&](const Rows& rows, int64_t first, int worker) {
-    queries(a, rows, first, work.as<float>() + worker * each);
+    body.backward_queries(a, rows, first, work.as<float>() + worker * each);
   });
 }
 

@@ -6,9 +6,8 @@
 
 #define QLORA_BODY "kernels/gemm/gemm_cpu.inl"
 #include "kernels/common/for_each_isa.h"
-#if defined(__x86_64__)
-#include "kernels/gemm/gemm_amx.inl"
-#endif
+#define QLORA_AMX_BODY "kernels/gemm/gemm_amx.inl"
+#include "kernels/common/for_amx.h"
 
 namespace qlora {
 namespace {

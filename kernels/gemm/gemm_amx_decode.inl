@@ -94,8 +94,6 @@ inline __m512i decode_part32(const WeightView& w, int64_t row, int64_t col, int6
   return bf16_pair(load(part), load(part + 16));
 }
 
-inline int64_t at_most(int64_t n, int64_t most) { return n < most ? n : most; }
-
 // Rows col .. col+16 of W [N, K], `count` elements from k: tile `t` of each step.
 template <Format F>
 inline void decode_nt(const WeightView& w, int64_t col, int64_t cols, int64_t k, int64_t count, char* tile) {
