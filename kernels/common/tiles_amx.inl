@@ -35,6 +35,7 @@ class TileRegisters {
       uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
       uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
     } config;
+    asm volatile("" : : "r"(&config) : "memory");  // the intrinsic says that it reads eight bytes of it
     _tile_loadconfig(&config);
   }
   ~TileRegisters() { _tile_release(); }

@@ -25,12 +25,12 @@ inline void zero_pairs(int64_t count, int64_t cols, char* panel) {
 
 #include "kernels/gemm/gemm_amx_decode.inl"
 
-// Terms of a sum that a panel holds at a time: of one GemmTerm, `count` from k.
+// Terms of a sum that panels hold at a time: of one GemmTerm, `count` from k.
 struct Segment {
   const GemmTerm* term;
   int64_t k, count;
   bool direct;  // x's own rows serve; else a packed copy does
-  int64_t steps() const { return (count + kStepTerms - 1) / kStepTerms; }
+  int64_t steps() const { return steps_of(count); }
   int64_t stride() const { return (steps() | 1) * 64; }  // of a packed copy: no power of two
 };
 
@@ -60,90 +60,66 @@ inline bool next_chunk(std::span<const GemmTerm> terms, size_t& t, int64_t& k, C
   return false;
 }
 
-// Rows of x, filled up with zeros to whole steps and `padded` rows.
-inline void pack_rows(const Segment& s, int64_t row, int64_t rows, int64_t padded, char* to) {
+// Rows of x, filled up with zeros to whole steps and kAmxTile rows.
+inline void pack_rows(const Segment& s, int64_t row, int64_t rows, char* to) {
   const size_t bytes = static_cast<size_t>(s.steps() * 64), filled = static_cast<size_t>(s.count) * 2;
-  for (int64_t r = 0; r < padded; ++r, to += s.stride()) {
+  for (int64_t r = 0; r < kAmxTile; ++r, to += s.stride()) {
     if (r < rows) std::memcpy(to, s.term->x.row<bf16>(row + r) + s.k, filled);
     std::memset(r < rows ? to + filled : to, 0, r < rows ? bytes - filled : bytes);
   }
 }
 
-// Where the rows of a chunk lie: block b has kAmxTile of them.
-class ChunkRows {
- public:
-  ChunkRows(const Chunk& chunk, const GemmPart& part, char* packed) : chunk_(chunk), part_(part) {
-    const int64_t blocks = ceil_div(part.rows, kAmxTile), whole = part.rows / kAmxTile;
-    for (int64_t i = 0; i < chunk.count; ++i) {
-      const Segment& s = chunk.segment[i];
-      // Of rows that serve themselves only the last, partial block is copied.
-      first_[i] = s.direct ? whole : 0;
-      packed_[i] = packed;
-      const int64_t row = first_[i] * kAmxTile, padded = blocks * kAmxTile - row;
-      pack_rows(s, part.row + row, part.rows - row, padded, packed);
-      packed += padded * s.stride();
-    }
-  }
-  void of(int64_t block, TileRows* x) const {
-    for (int64_t i = 0; i < chunk_.count; ++i) {
-      const Segment& s = chunk_.segment[i];
-      if (block < first_[i])
-        x[i] = {reinterpret_cast<const char*>(s.term->x.row<bf16>(part_.row + block * kAmxTile) + s.k),
-                s.term->x.stride * 2, s.steps()};
-      else
-        x[i] = {packed_[i] + (block - first_[i]) * kAmxTile * s.stride(), s.stride(), s.steps()};
-    }
-  }
-
- private:
-  const Chunk& chunk_;
-  const GemmPart& part_;
-  const char* packed_[kAmxSegments];
-  int64_t first_[kAmxSegments];
-};
-
-inline void decode_chunk(const GemmCall& call, const Chunk& chunk, int64_t col, int64_t cols, char* panel) {
+// Up to kAmxTile rows of a chunk, as tiles take them: they stay in the nearest cache while panels pass by.
+inline void chunk_rows(const Chunk& chunk, int64_t row, int64_t rows, char* packed, TileRows* x) {
   for (int64_t i = 0; i < chunk.count; ++i) {
     const Segment& s = chunk.segment[i];
-    decode(call.transposed_w, s.term->w, col, cols, s.k, s.count, panel);
-    panel += s.steps() * kStepBytes;
+    if (s.direct && rows == kAmxTile) {
+      const bf16* from = s.term->x.row<bf16>(row) + s.k;
+      x[i] = {reinterpret_cast<const char*>(from), s.term->x.stride * 2, s.steps()};
+      continue;
+    }
+    pack_rows(s, row, rows, packed);
+    x[i] = {packed, s.stride(), s.steps()};
+    packed += kAmxTile * s.stride();
+  }
+}
+
+inline void decode_chunk(const GemmCall& call, const Chunk& chunk, const GemmPart& part, char* panels) {
+  for (int64_t j = 0; j < part.cols; j += kPanelCols) {
+    char* panel = panels + tile_offset(j);
+    for (int64_t i = 0; i < chunk.count; ++i) {
+      const Segment& s = chunk.segment[i];
+      decode(call.transposed_w, s.term->w, part.col + j, at_most(part.cols - j, kPanelCols), s.k, s.count,
+             panel);
+      panel += s.steps() * kStepBytes;
+    }
   }
 }
 
 // kAmxTile rows and columns at a time, finished as soon as their sums are.
-inline void multiply_chunk(const GemmCall& call, const GemmPart& part, const Chunk& chunk,
-                           const ChunkRows& rows, const char* panel, int64_t col, int64_t cols, float* c,
-                           int64_t stride_c, bool first, bool last) {
-  TileRows x[kAmxSegments];
-  for (int64_t r = 0; r < part.rows; r += kAmxTile) {
-    rows.of(r / kAmxTile, x);
-    for (int64_t j = 0; j < cols; j += kAmxTile) {
-      const GemmPart at{part.row + r, at_most(part.rows - r, kAmxTile), part.col + col + j,
-                        at_most(cols - j, kAmxTile)};
-      // What is finished at once needs no place of its own.
-      float* sums = first && last ? c : c + r * stride_c + col + j;
-      multiply(x, chunk.count, panel + j / 32 * kPairBytes, at.rows, at.cols, sums, stride_c, first);
-      if (!last) continue;
-      call.y.dtype == DType::bf16 ? avx512::finish<bf16>(call, at, sums, stride_c)
-                                  : avx512::finish<float>(call, at, sums, stride_c);
-    }
-  }
-}
-
 inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWorkspace& space, float* memory) {
-  char *packed = reinterpret_cast<char*>(memory), *panel = reinterpret_cast<char*>(memory + space.a);
+  char *packed = reinterpret_cast<char*>(memory), *panels = reinterpret_cast<char*>(memory + space.a);
   float* c = memory + space.a + space.panel;
   const TileRegisters registers;
   size_t term = 0;
   int64_t k = 0;
   Chunk chunk;
+  TileRows x[kAmxSegments];
   for (bool first = true, more = true; more; first = false) {
     more = next_chunk(call.terms, term, k, chunk);
-    const ChunkRows rows(chunk, part, packed);
-    for (int64_t j = 0; j < part.cols; j += kPanelCols) {
-      const int64_t cols = at_most(part.cols - j, kPanelCols);
-      decode_chunk(call, chunk, part.col + j, cols, panel);
-      multiply_chunk(call, part, chunk, rows, panel, j, cols, c, space.stride_c, first, !more);
+    decode_chunk(call, chunk, part, panels);
+    for (int64_t r = 0; r < part.rows; r += kAmxTile) {
+      const int64_t rows = at_most(part.rows - r, kAmxTile);
+      chunk_rows(chunk, part.row + r, rows, packed, x);
+      for (int64_t j = 0; j < part.cols; j += kAmxTile) {
+        const GemmPart at{part.row + r, rows, part.col + j, at_most(part.cols - j, kAmxTile)};
+        // What is finished at once needs no place of its own.
+        float* sums = first && !more ? c : c + r * space.stride_c + j;
+        multiply(x, chunk.count, panels + tile_offset(j), rows, at.cols, sums, space.stride_c, first);
+        if (more) continue;
+        call.y.dtype == DType::bf16 ? avx512::finish<bf16>(call, at, sums, space.stride_c)
+                                    : avx512::finish<float>(call, at, sums, space.stride_c);
+      }
     }
   }
 }

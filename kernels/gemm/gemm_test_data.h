@@ -1,6 +1,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <new>
 #include <random>
 #include <vector>
 
@@ -10,6 +11,14 @@ namespace qlora {
 
 // Operands for the products' tests and benchmark: random, owned, with rows wider than the view.
 
+// Lines of the cache, as the arena's spans begin: without a gap a benchmark's rows lie as a model's do.
+template <class T>
+struct LineAllocator {
+  using value_type = T;
+  T* allocate(size_t n) { return static_cast<T*>(::operator new (n * sizeof(T), std::align_val_t{64})); }
+  void deallocate(T* p, size_t) { ::operator delete (p, std::align_val_t{64}); }
+  bool operator==(const LineAllocator&) const = default;
+};
 class TestMatrix {
  public:
   // `gap` columns lie between the rows of the view.
@@ -47,7 +56,7 @@ class TestMatrix {
   static constexpr uint8_t kGap = 0xa5;
   DType dtype_;
   int64_t rows_, cols_, stride_;
-  std::vector<uint8_t> bytes_;
+  std::vector<uint8_t, LineAllocator<uint8_t>> bytes_;
 };
 
 // A weight of random codes and scales: any bytes are a weight.
