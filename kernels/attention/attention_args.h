@@ -40,10 +40,11 @@ inline int64_t backward_workspace(int64_t padded_dim) {
   return 6 * kTile * padded_dim + 2 * kTile * kTile + 2 * kTile;
 }
 
-// On AMX: a copy of rows, bf16 scores, and twice columns, transposed rows, scores and sums; three statistics.
+// On AMX: a copy of rows, scores as bf16, and twice columns, transposed rows, scores and sums; three
+// statistics.
 inline int64_t amx_workspace(int64_t dim) {
   const int64_t steps = (dim + 31) / 32, padded = (dim + 15) / 16 * 16;
-  const int64_t bytes = kTile * (steps | 1) * 64 + 8192 +
+  const int64_t bytes = kTile * (steps | 1) * 64 + 16384 +
                         2 * (steps * 4096 + padded * 192 + kTile * kTile * 4 + padded * kTile * 4) +
                         3 * kTile * 4;
   return bytes / static_cast<int64_t>(sizeof(float));

@@ -40,9 +40,11 @@ Bounds llama() {
   b.grad = 8 * 5.2e-6;
   return b;
 }
-// Twice the row "llama nf4, bf16", against the fp32 values.
+// Twice the row "llama nf4, bf16", against the fp32 values. A loss alone is one draw: an element rounded the
+// other way moves this small model's by up to 1e-3, as the steps of one run show and two orders of summing
+// do. So the largest of the reference's ten steps, 1.27e-3, bounds it too, not its first one's 2.8e-4.
 Bounds bf16_bounds() {
-  return {2 * 1.96e-2, 0, 2 * 2.76e-4, 2 * 7.11e-2, 2 * 5.1e-3, 2 * 1.27e-3, 2 * 5.1e-3, 1e9};
+  return {2 * 1.96e-2, 0, 2 * 1.27e-3, 2 * 7.11e-2, 2 * 5.1e-3, 2 * 1.27e-3, 2 * 5.1e-3, 1e9};
 }
 
 const Case kCases[] = {
