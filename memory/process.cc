@@ -1,6 +1,7 @@
 #include "memory/process.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -78,6 +79,8 @@ size_t peak_resident_bytes() {
   const char* const line = std::strstr(text, "VmHWM:");
   return line ? static_cast<size_t>(std::strtoull(line + 6, nullptr, 10)) * 1024 : 0;
 }
+
+void return_freed_memory() { malloc_trim(0); }
 
 size_t available_bytes() {
   return std::min(kib_field("/proc/meminfo", "MemAvailable:").value_or(std::numeric_limits<size_t>::max()),

@@ -13,6 +13,9 @@ ResidentSet resident_set();
 // The largest resident set so far, in bytes (VmHWM; 0 where there is no /proc).
 size_t peak_resident_bytes();
 
+// Gives memory that was freed back to the system: after much has been read and parsed.
+void return_freed_memory();
+
 // What a process may still take: free memory now, never above what the cgroup's limit leaves (v2 and v1).
 size_t available_bytes();
 

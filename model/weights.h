@@ -28,6 +28,7 @@ class Model {
   // Quantizes or copies what cannot stay in place, on `threads` threads, one matrix at a time.
   // Category::input for what the checkpoint refuses; `progress(done, of)` counts blocks.
   void fill(int threads, const std::function<void(int, int)>& progress = {});
+  bool filled() const { return tasks_.empty(); }
   // Both.
   static std::shared_ptr<const Model> load(std::shared_ptr<const Checkpoint> checkpoint, const BaseSpec& spec,
                                            int threads, const std::function<void(int, int)>& progress = {});

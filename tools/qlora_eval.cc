@@ -26,7 +26,7 @@ struct Run {
   Screen screen{options};
   int threads = thread_count(options);
   Base base = open_base(options);
-  BaseLoading loading{base, threads, false};
+  BaseLoading loading{base, threads, {}};
   TextTools text = open_text_if_any(base.source.path, options.find<std::string>("chat-template"));
   std::shared_ptr<const Model> model = loading.model();
   Adapter adapter = open_adapter(options.find<std::string>("adapter"), model->desc());

@@ -89,14 +89,16 @@ class TrainTool {
 // Weights are checked while tokenizer and data are read; what is wrong is said in the order below.
 void TrainTool::open(bool to_train) {
   base_ = open_base(options_);
-  loading_.emplace(base_, threads_, to_train);
+  // A budget that the run may not fit into is looked at before any weight is.
+  const bool later = !to_train || options_.find<uint64_t>("memory").has_value();
+  loading_.emplace(base_, threads_, BaseLoading::How{.identify = to_train, .later = later});
   settle(options_, base_);
   text_ = open_text_if_any(base_.source.path, options_.find<std::string>("chat-template"));
   encoder_ = row_encoder(options_, text_, base_.checkpoint->desc().vocab);
   data_ = read_train_data(options_, *encoder_, threads_);
   for (const std::string& line : said(data_->train.counts)) screen_.line(line);
   adapter_ = make_adapter(options_, base_, base_.checkpoint->desc());
-  model_ = loading_->model();
+  model_ = loading_->outline();
 
   const BatchOptions batches = batch_options(options_);
   plan_.emplace(data_->train, batches);
@@ -111,6 +113,10 @@ void TrainTool::open(bool to_train) {
     eval_plan_.emplace(*data_->eval, held_out);
     engine.eval = eval_plan_->maxima();
   }
+  engine.batch_rows = batches.batch;
+  engine.accumulation = batches.accumulation;
+  if (!later) loading_->model(), loading_->fingerprint();
+  return_freed_memory();
   engine_ = std::make_unique<Engine>(model_, adapter_.layout, engine);
 }
 
@@ -134,8 +140,12 @@ void TrainTool::show_plan() {
                    format_count(plan_->steps_per_epoch()), " an epoch), ", threads_, " threads, ",
                    name_of(active_isa())));
   screen_.line(cat("memory   ", format_bytes(plan.total_bytes), " of ", format_bytes(plan.budget_bytes),
-                   ", activations ", plan.recompute ? "recomputed" : "stored"));
-  for (const EnginePlan::Row& row : plan.rows)
+                   ", activations ", plan.choices()));
+  if (plan.extra_seconds > 0)
+    screen_.line(cat("         ", format_bytes(plan.saved_bytes), " less than storing all, for ",
+                     format_value(100 * plan.extra_seconds / (plan.seconds - plan.extra_seconds)),
+                     "% more time a step, as estimated"));
+  for (const PlanRegion& row : plan.regions)
     screen_.detail(cat("         ", row.name, ": ", format_bytes(row.bytes), " (", row.why, ")"));
 }
 
@@ -147,6 +157,8 @@ void TrainTool::write_adapter(const std::string& folder) const {
 
 // Step 0, or where a checkpoint stands.
 RunState TrainTool::start() {
+  loading_->model();
+  return_freed_memory();
   engine_->reserve();
   const auto read = [this](const std::string& folder, std::span<float> params) {
     load_adapter(folder, engine_->layout(), params);
@@ -158,11 +170,7 @@ RunState TrainTool::start() {
     if (!found) screen_.line(out_ + ": no checkpoint yet, starting at step 0");
   }
   if (!found) {
-    if (adapter_.params.empty())
-      engine_->layout().initialize(static_cast<uint64_t>(options_.get<int64_t>("seed")), engine_->params());
-    else
-      std::copy(adapter_.params.begin(), adapter_.params.end(), engine_->params().begin());
-    adapter_.params = {};
+    begin_adapter(options_, adapter_.layout, engine_->params());
     return {};
   }
   store_->load(*found, plan_->total_steps(), read, *engine_);
@@ -191,6 +199,8 @@ std::vector<ReportSample> TrainTool::samples() {
     out.push_back({text_.tokenizer->decode(q.prompt, true), q.wanted, "", ""});
   }
   const std::vector<int32_t> stops = stop_ids(model_->desc(), text_);
+  adapter_.params.resize(static_cast<size_t>(adapter_.layout.size()));
+  load_adapter(out_, adapter_.layout, adapter_.params);
   const auto answer = [&](const AdapterView& adapter, std::string ReportSample::*field) {
     Generator generator(model_, numerics_of(options_), adapter, {static_cast<int>(requests.size()), longest},
                         threads_);
@@ -219,12 +229,10 @@ void TrainTool::finish() {
   const Json json = to_json(result);
   write_file(out_ + "/result.json", json.dump(1) + "\n");
 
-  // The engine's arena makes room for the samples' caches: the peak stays the plan's.
-  adapter_.params.assign(engine_->params().begin(), engine_->params().end());
-  adapter_.layout = engine_->layout();
   const auto reports = options_.get<std::vector<std::string>>("report-to");
   const Metrics metrics = trainer_->metrics();
   trainer_.reset();
+  // The engine's arena makes room for the samples' adapter and caches: the peak stays the plan's.
   engine_.reset();
   if (std::find(reports.begin(), reports.end(), "html") != reports.end()) {
     Report report;

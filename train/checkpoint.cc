@@ -31,11 +31,6 @@ auto io(const std::string& what, F&& f) {
 
 Json optional_json(const std::optional<double>& v) { return v ? Json(*v) : Json(nullptr); }
 
-std::string hash_of(const std::string& path) {
-  const MappedFile file(path);
-  return sha256_hex(file.text());
-}
-
 Json files_of(const std::string& folder) {
   Json files = Json::object();
   std::vector<std::string> names;
@@ -43,7 +38,8 @@ Json files_of(const std::string& folder) {
     if (entry.is_regular_file()) names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   for (const std::string& name : names)
-    files[name] = {{"bytes", fs::file_size(folder + "/" + name)}, {"sha256", hash_of(folder + "/" + name)}};
+    files[name] = {{"bytes", fs::file_size(folder + "/" + name)},
+                   {"sha256", sha256_file(folder + "/" + name)}};
   return files;
 }
 
@@ -87,10 +83,10 @@ Json checked_state(const std::string& path) {
     const std::string full = path + "/" + name;
     if (name.find('/') != std::string::npos || !file.is_object())
       fail(Category::input, where, ": not a file name: ", name);
-    const MappedFile mapped(full);
-    if (static_cast<int64_t>(mapped.size()) != json_int(file, where, "bytes", 0, INT64_MAX))
-      fail(Category::input, full, ": ", mapped.size(), " bytes, not the size it was written with");
-    if (sha256_hex(mapped.text()) != json_string(file, where, "sha256"))
+    const size_t size = MappedFile(full).size();
+    if (static_cast<int64_t>(size) != json_int(file, where, "bytes", 0, INT64_MAX))
+      fail(Category::input, full, ": ", size, " bytes, not the size it was written with");
+    if (sha256_file(full) != json_string(file, where, "sha256"))
       fail(Category::input, full, ": its content has changed since it was written");
   }
   return j;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "memory/exec.h"
+#include "memory/plan.h"
 #include "model/adapter.h"
 #include "model/decoder.h"
 #include "model/weights.h"
@@ -15,11 +16,8 @@
 
 namespace qlora {
 
-enum class Checkpointing : uint8_t {
-  automatic,
-  all,
-  none
-};  // all: everything but block inputs is computed again
+// all: everything but block inputs is computed again; none: nothing is; automatic: what the budget asks for.
+enum class Checkpointing : uint8_t { automatic, all, none };
 
 struct EngineOptions {
   Numerics numerics;
@@ -30,27 +28,37 @@ struct EngineOptions {
   OptimizerKind optimizer = OptimizerKind::adamw;
   Moments::Paging paging;               // of a paged optimizer
   std::optional<size_t> memory_budget;  // peak resident bytes, libraries included; none: what is free now
+  OpRates rates;
+  int64_t accumulation = 1;  // microbatches of a step: they are laid out in host memory together
+  int64_t batch_rows = 1;    // of a microbatch: what a remedy may lower
+  // What the process takes besides the run; none: measured when the plan is made.
+  std::optional<size_t> process_bytes;
+  bool must_fit = true;  // false: a plan over the budget is no error
 };
 
 // What a run will hold at its peak, region by region, and why it fits.
 struct EnginePlan {
-  struct Row {
-    std::string name;
-    size_t bytes;
-    std::string why;
-  };
-  std::vector<Row> rows;
-  size_t total_bytes = 0, budget_bytes = 0, arena_bytes = 0;
-  bool recompute = false;
+  // Names have parts: "activations/x0/layer 3". The bytes of all add up to total_bytes.
+  std::vector<PlanRegion> regions;
+  size_t total_bytes = 0, budget_bytes = 0;
+  size_t process_bytes = 0;
+  size_t arena_bytes = 0, live_bytes = 0;  // of the arena: what no packing can go below
+  std::vector<SavePolicy> policy;          // a block each
+  bool fits = false;
   double flops_per_microbatch = 0;
+  double seconds = 0;        // of a microbatch, by OpRates
+  double extra_seconds = 0;  // of those, for what is computed again
+  size_t saved_bytes = 0;    // of the arena, against storing everything
+  // "stored", "recomputed", or for each choice in how many layers it is.
+  std::string choices() const;
 };
 
 // Adapter, gradients and moments in one arena with the passes that change them: everything of a step but
 // data, rates and files. Planned by rehearsal when made, reserved by reserve(); nothing allocates afterwards.
 class Engine {
  public:
-  // Category::memory when the smallest plan is over the budget: the bytes missing and a smaller setting that
-  // fits.
+  // A model that is only outlined will do; it must be filled before the first pass. Category::memory when the
+  // smallest plan is over the budget: the bytes missing and a smaller setting that fits.
   Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const EngineOptions& options);
 
   const EnginePlan& plan() const { return plan_; }
@@ -78,13 +86,21 @@ class Engine {
 
  private:
   size_t count() const { return static_cast<size_t>(layout_.size()); }
-  void rehearse();
-  void choose_policy();
+  // In engine_plan.cc.
+  void rehearse_all_but_training();
+  void rehearse_training();
+  void lay_out();
   size_t fixed_bytes() const;
+  size_t table_bytes() const;
+  size_t staging_bytes() const;
+  bool attempt(const std::vector<SavePolicy>& policy);
+  std::vector<Decision> decisions();
+  void choose_policy();
   void describe();
+  void describe_arena();
+  std::string remedy() const;
   void allocate_state(Exec& e);
   void optimizer_pass(Exec& e, const AdamWHyper& hyper);
-  [[noreturn]] void refuse() const;
   TokenBatch view(const Batch& batch);
 
   std::shared_ptr<const Model> model_;
@@ -92,7 +108,6 @@ class Engine {
   EngineOptions options_;
   Decoder decoder_;
   std::optional<Decoder> eval_decoder_;
-  std::vector<SavePolicy> policy_;
   EnginePlan plan_;
   Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"},
       save_{"save moments"}, load_{"load moments"};

@@ -53,7 +53,7 @@ class Checkpoint {
   virtual void check_finite(const std::string& tensor) const = 0;
   // What view()'s pointers lead into, as far as they lead into files.
   virtual std::vector<const MappedFile*> files() const = 0;
-  // Lets go of the resident pages of a tensor's stored bytes; a later touch reads them again.
+  // Lets go of the resident pages of a tensor's stored elements; a later touch reads them again.
   virtual void forget(const std::string& tensor) const = 0;
   // sha256 over names, shapes, types and a digest of every stored byte: the base's identity for resume. Reads
   // the whole model, at memory speed.

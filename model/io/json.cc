@@ -25,7 +25,8 @@ class Strict {
       fail(Category::input, where_, ": the JSON key ", shown(parsed),
            " stands twice in one object; keep one");
     if (event == Event::key && keys_.back().size() > kJsonKeys)
-      fail(Category::input, where_, ": a JSON object of more than ", kJsonKeys, " keys; no such file is read");
+      fail(Category::input, where_, ": a JSON object of more than ", kJsonKeys,
+           " keys; no such file is read");
     return true;
   }
 

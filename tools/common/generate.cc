@@ -34,7 +34,7 @@ int generate(Options& options) {
   Screen screen({2, options.get<bool>("quiet"), options.get<bool>("verbose")});
   Base base = open_base(options);
   const int threads = thread_count(options);
-  BaseLoading loading(base, threads, false);
+  BaseLoading loading(base, threads, {});
   TextTools text = open_text(base.source.path, options.find<std::string>("chat-template"));
   AnswerOptions answers = answer_options(options, base, text, screen);
   answers.threads = threads;

@@ -68,17 +68,20 @@ Base open_base(const Options& options) {
   return base;
 }
 
-BaseLoading::BaseLoading(const Base& base, int threads, bool identify) {
+BaseLoading::BaseLoading(const Base& base, int threads, How how) {
   // One thread in all: when it is asked for.
-  const auto how = threads > 1 ? std::launch::async : std::launch::deferred;
+  const auto launch = threads > 1 && !how.later ? std::launch::async : std::launch::deferred;
   const auto stop_if_left = [this](int, int) {
     if (left_.load()) throw LeftAlone();
   };
-  model_ = std::async(how, [stop_if_left, checkpoint = base.checkpoint, spec = base.spec, threads] {
-             return Model::load(checkpoint, spec, threads, stop_if_left);
+  const std::shared_ptr<Model> model = Model::outline(base.checkpoint, base.spec);
+  outline_ = model;
+  model_ = std::async(launch, [stop_if_left, model, threads]() -> std::shared_ptr<const Model> {
+             model->fill(threads, stop_if_left);
+             return model;
            }).share();
-  if (!identify) return;
-  fingerprint_ = std::async(how, [checkpoint = base.checkpoint, loaded = model_] {
+  if (!how.identify) return;
+  fingerprint_ = std::async(launch, [checkpoint = base.checkpoint, loaded = model_] {
                    loaded.get();  // a model that cannot be loaded needs no name
                    return checkpoint->fingerprint();
                  }).share();

@@ -29,21 +29,27 @@ struct Base {
 // --model with --bits, --quant-type, --double-quant and --block-size. Category::usage when they contradict a
 // folder that is quantized.
 Base open_base(const Options& options);
-// The model of a base, loaded on a thread of its own while the caller reads other things. Leaving without
-// model() gives it up after the matrix in hand.
+// The model of a base: outlined at once, and read on a thread of its own while the caller reads other things.
+// Leaving without model() gives it up after the block in hand.
 class BaseLoading {
  public:
-  // `identify`: fingerprint() will be asked for.
-  BaseLoading(const Base& base, int threads, bool identify);
+  struct How {
+    bool identify = false;  // fingerprint() will be asked for
+    bool later = false;     // nothing is read before model() is called
+  };
+  BaseLoading(const Base& base, int threads, How how);
   ~BaseLoading() { left_.store(true); }
   BaseLoading(const BaseLoading&) = delete;
   BaseLoading& operator=(const BaseLoading&) = delete;
-  // Both wait, and throw what loading threw.
+  // Shapes and sizes, nothing read yet.
+  const std::shared_ptr<const Model>& outline() const { return outline_; }
+  // That model, read. Both wait, and throw what reading threw.
   std::shared_ptr<const Model> model() { return model_.get(); }
   const std::string& fingerprint() { return fingerprint_.get(); }
 
  private:
   std::atomic<bool> left_{false};
+  std::shared_ptr<const Model> outline_;
   std::shared_future<std::shared_ptr<const Model>> model_;
   std::shared_future<std::string> fingerprint_;
 };

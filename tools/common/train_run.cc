@@ -125,6 +125,7 @@ Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc) 
     options.settle("use-rslora", a.config.use_rslora ? "true" : "false");
     a.config.lora_dropout = options.get<double>("lora-dropout");
     a.config.base_model = base.name;
+    std::vector<float>().swap(a.params);
     return a;
   }
   Adapter a;
@@ -137,6 +138,14 @@ Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc) 
   a.layout = AdapterLayout(desc, adapter_choices(a.config, desc, options.origin("target-modules")));
   options.settle("lora-alpha", number(a.config.lora_alpha));
   return a;
+}
+
+void begin_adapter(const Options& options, const AdapterLayout& layout, std::span<float> params) {
+  const std::optional<std::string> init = options.find<std::string>("init-adapter");
+  if (init && *init != "none")
+    load_adapter(*init, layout, params);
+  else
+    layout.initialize(static_cast<uint64_t>(options.get<int64_t>("seed")), params);
 }
 
 BatchOptions batch_options(const Options& options) {

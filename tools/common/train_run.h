@@ -25,9 +25,10 @@ struct TrainData {
 TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads);
 
 // Branches on the model by --lora-r, --lora-alpha, --target-modules, or --init-adapter, whose r, alpha and
-// targets are then settled into the options. `params` are the given adapter's; empty without one: the
-// engine's are initialized from the seed in place.
+// targets are then settled into the options. Without parameters: those go where training has them.
 Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc);
+// The parameters that a run begins with: drawn from the seed, or --init-adapter's.
+void begin_adapter(const Options& options, const AdapterLayout& layout, std::span<float> params);
 
 BatchOptions batch_options(const Options& options);
 TrainerOptions trainer_options(const Options& options, int64_t total_steps);
