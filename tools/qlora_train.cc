@@ -157,8 +157,6 @@ void TrainTool::write_adapter(const std::string& folder) const {
 
 // Step 0, or where a checkpoint stands.
 RunState TrainTool::start() {
-  loading_->model();
-  return_freed_memory();
   engine_->reserve();
   const auto read = [this](const std::string& folder, std::span<float> params) {
     load_adapter(folder, engine_->layout(), params);
@@ -274,6 +272,8 @@ int TrainTool::run() {
                                               : OutputFolder::Use::fresh);
   open(true);
   show_plan();
+  loading_->model();
+  return_freed_memory();
   folder.clear();
   const AdapterFiles files{[this](const std::string& to) { write_adapter(to); },
                            [this](const std::string& from, std::span<float> params) {

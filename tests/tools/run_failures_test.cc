@@ -106,13 +106,40 @@ TEST_F(RunFailures, MaskedRows) {
   EXPECT_FALSE(adapter_of(out).empty()) << "bad data cost the former run";
 }
 
+// What is said to fit does fit: a greater budget, and a smaller batch.
 TEST_F(RunFailures, MemoryBudgetTooSmall) {
-  const Ended e = train({"--memory", "12MiB", "--threads", "1"});
+  const auto named = [](const Ended& e, const char* pattern) {
+    std::smatch found;
+    EXPECT_TRUE(std::regex_search(e.err, found, std::regex(pattern))) << e.err;
+    return found[1].str();
+  };
+  const auto budget = [](uint64_t mib) { return std::to_string(mib) + "MiB"; };
+  const Ended e = train({"--memory", "4MiB", "--threads", "1"});
   expect_error(e, 4, {"missing", "MiB", "--memory"});
-  std::smatch found;
-  ASSERT_TRUE(std::regex_search(e.err, found, std::regex("--memory ([0-9]+) MiB"))) << e.err;
-  const Ended fits = train({"--memory", found[1].str() + "MiB", "--max-steps", "1"});
+  EXPECT_FALSE(fs::exists(out)) << "a folder made for nothing stays";
+  const uint64_t enough = std::stoull(named(e, "--memory ([0-9]+)MiB"));
+  const Words one = {"--max-steps", "1", "--threads", "1", "--overwrite-output-dir"};
+  const auto with = [&](Words more) {
+    more.insert(more.end(), one.begin(), one.end());
+    return train(more);
+  };
+  const Ended fits = with({"--memory", budget(enough)});
   EXPECT_EQ(fits.code, 0) << fits.err;
+
+  // A thousand rows at a time, where there is room for some.
+  std::string rows;
+  for (int i = 0; i < 50; ++i) rows += slurp(golden_rows());
+  const std::string data = scratch.write("rows.jsonl", rows);
+  const Words large = {"--dataset", data,       "--per-device-train-batch-size",
+                       "1000",      "--memory", budget(enough + 8)};
+  const Ended refused = with(large);
+  expect_error(refused, 4, {"missing"});
+  const std::string batch = named(refused, "--per-device-train-batch-size ([0-9]+)");
+  EXPECT_GT(std::stoi(batch), 1);
+  Words smaller = large;
+  smaller[3] = batch;
+  const Ended trained = with(smaller);
+  EXPECT_EQ(trained.code, 0) << trained.err;
 }
 
 // Plans are made in addresses alone: a limit on those is no bug of ours.
