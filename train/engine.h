@@ -31,7 +31,7 @@ struct EngineOptions {
   OpRates rates;
   int64_t accumulation = 1;  // microbatches of a step: they are laid out in host memory together
   int64_t batch_rows = 1;    // of a microbatch: what a remedy may lower
-  // What the process takes besides the run; none: measured when the plan is made.
+  // What a process takes besides the run; none: this one, measured when the plan is made.
   std::optional<size_t> process_bytes;
   bool must_fit = true;  // false: a plan over the budget is no error
 };

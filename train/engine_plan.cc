@@ -165,7 +165,9 @@ void Engine::lay_out() {
   }
   plan_.arena_bytes = state_.bytes + largest;
   plan_.live_bytes = state_.bytes + live;
-  plan_.total_bytes = std::max(fixed_bytes() + plan_.arena_bytes, peak_resident_bytes());
+  plan_.total_bytes = fixed_bytes() + plan_.arena_bytes;
+  // What this process has already taken is its peak at least.
+  if (!options_.process_bytes) plan_.total_bytes = std::max(plan_.total_bytes, peak_resident_bytes());
 }
 
 // What is resident besides the arena.

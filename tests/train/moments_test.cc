@@ -251,6 +251,7 @@ TEST_F(MomentsTest, LeaveMemoryWhenItHasNoRoom) {
   options.checkpointing = Checkpointing::none;
   options.paging.page_bytes = 100000;
   options.paging.slots = 2;
+  options.process_bytes = 1 << 20;
   const Engine roomy(model, layout, options);
   EXPECT_TRUE(roomy.moments().in_memory());
   options.memory_budget = roomy.plan().total_bytes - 100000;
