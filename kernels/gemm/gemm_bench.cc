@@ -10,9 +10,12 @@
 
 #define QLORA_BODY "kernels/gemm/gemm_bench.inl"
 #include "kernels/common/for_each_isa.h"
+#define QLORA_AMX_BODY "kernels/gemm/gemm_bench_amx.inl"
+#include "kernels/common/for_amx.h"
 
-// Every product at the shapes that matter, as a share of the multiply-adds that the same cores make in the
-// same minute: both are best times, so that a busy machine shows in neither.
+// Every product at the shapes that matter, as a share of what the same cores' registers alone make in the
+// same minute, tiles where the product runs on them: both are best times, so that a busy machine shows in
+// neither.
 
 namespace qlora {
 namespace {
@@ -32,24 +35,31 @@ double seconds(int threads, F&& f) {
   return now(threads) - begin;
 }
 
-double peak_flops(int threads) {
-  constexpr int64_t kRounds = 50000;
+template <class F>
+double flops_of(int threads, double each, F&& task) {
   const Exec e({DeviceKind::cpu, 0}, threads, nullptr);
-  const auto chains = QLORA_PICK(fma_chains);
   double best = 1e9;
   for (int i = 0; i < 10; ++i)
-    best = std::min(best, seconds(threads, [&] {
-                      e.parallel(threads, [&](int64_t, int) {
-                        float out[12 * 16] = {0.999f, 1e-3f};
-                        chains(kRounds, out);
-                        benchmark::DoNotOptimize(out);
-                      });
-                    }));
-  return threads * kRounds * QLORA_DISPATCH(flops_of_round) / best;
+    best = std::min(best, seconds(threads, [&] { e.parallel(threads, [&](int64_t, int) { task(); }); }));
+  return threads * each / best;
+}
+
+double peak_flops(int threads, DType dtype) {
+  constexpr int64_t kRounds = 50000;
+#if defined(__x86_64__)
+  if (active_isa() == Isa::amx && dtype == DType::bf16)
+    return flops_of(threads, kRounds * amx::kTileFlops, [] { amx::tile_chains(kRounds); });
+#endif
+  const auto chains = QLORA_PICK(fma_chains);
+  return flops_of(threads, kRounds * QLORA_DISPATCH(flops_of_round), [&] {
+    float out[12 * 16] = {0.999f, 1e-3f};
+    chains(kRounds, out);
+    benchmark::DoNotOptimize(out);
+  });
 }
 
 template <class F>
-void measure(benchmark::State& state, int threads, double flops, F&& op) {
+void measure(benchmark::State& state, int threads, DType dtype, double flops, F&& op) {
   Trace trace("benchmark");
   {
     Exec rehearsal = Exec::rehearsal(threads);
@@ -60,12 +70,12 @@ void measure(benchmark::State& state, int threads, double flops, F&& op) {
   Arena arena(trace.bytes);
   arena.touch();
   Exec e({DeviceKind::cpu, 0}, threads, arena.data());
-  double peak = peak_flops(threads), best = 1e9;
+  double peak = peak_flops(threads, dtype), best = 1e9;
   for (auto _ : state) {
     Phase phase(e, trace);
     best = std::min(best, seconds(threads, [&] { op(e); }));
   }
-  peak = std::max(peak, peak_flops(threads));
+  peak = std::max(peak, peak_flops(threads, dtype));
   state.counters["GFLOP/s"] = flops / best * 1e-9;
   state.counters["peak%"] = 100 * flops / best / peak;
   state.SetLabel(name_of(active_isa()));
@@ -78,7 +88,7 @@ void product(benchmark::State& state, bool nt, Format format, DType dtype) {
   const TestMatrix x(dtype, M, K, 0);
   TestMatrix y(dtype, M, N, 0);
   const GemmTerm term{x.view(), w.view()};
-  measure(state, threads, 2.0 * static_cast<double>(M * N * K), [&](Exec& e) {
+  measure(state, threads, dtype, 2.0 * static_cast<double>(M * N * K), [&](Exec& e) {
     (nt ? gemm_nt : gemm_nn)(e, "product", {&term, 1}, {}, y.view());
   });
 }
@@ -88,7 +98,7 @@ void gradient(benchmark::State& state, DType dtype) {
   const int threads = static_cast<int>(state.range(3));
   const TestMatrix a(dtype, M, P, 0), b(dtype, M, Q, 0);
   TestMatrix out(DType::f32, P, Q, 0);
-  measure(state, threads, 2.0 * static_cast<double>(M * P * Q),
+  measure(state, threads, dtype, 2.0 * static_cast<double>(M * P * Q),
           [&](Exec& e) { gemm_tn(e, "gradient", a.view(), b.view(), 1, out.view()); });
 }
 
