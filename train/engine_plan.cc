@@ -313,6 +313,7 @@ void Engine::describe_arena() {
   };
   for (const Span& s : state_.spans)
     add(name_of(s.region), s.bytes, s.region == Region::moments ? moments_.describe() : "fp32");
+  if (!moments_.in_memory()) add(name_of(Region::moments), 0, moments_.describe());
   const Trace* largest = &train_;
   for (const Trace* t : {&eval_, &norm_, &update_, &save_, &load_})
     if (t->bytes > largest->bytes) largest = t;

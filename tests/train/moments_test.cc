@@ -258,6 +258,14 @@ TEST_F(MomentsTest, LeaveMemoryWhenItHasNoRoom) {
   const Engine tight(model, layout, options);
   EXPECT_FALSE(tight.moments().in_memory());
   EXPECT_LE(tight.plan().total_bytes, *options.memory_budget);
+  const auto row = [](const Engine& e) {
+    for (const PlanRegion& r : e.plan().regions)
+      if (r.name == "moments") return cat(r.bytes, ": ", r.why);
+    return std::string();
+  };
+  EXPECT_EQ(row(roomy).rfind(cat(roomy.moments().bytes(), ": two, fp32"), 0), 0u) << row(roomy);
+  EXPECT_EQ(row(tight).rfind("0: two, fp32", 0), 0u) << row(tight);
+  EXPECT_NE(row(tight).find("in a file"), std::string::npos) << row(tight);
   options.optimizer = OptimizerKind::adamw;
   EXPECT_THROW(Engine(model, layout, options), Error);
 }
