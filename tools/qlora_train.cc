@@ -64,6 +64,7 @@ class TrainTool {
  private:
   void open(bool to_train);
   void show_plan();
+  void show_paging();
   RunState start();
   void write_adapter(const std::string& folder) const;
   void finish();
@@ -81,6 +82,7 @@ class TrainTool {
   std::optional<BatchPlan> plan_, eval_plan_;
   Adapter adapter_;
   std::unique_ptr<Engine> engine_;
+  bool engine_paged_ = false;  // its weights were
   std::optional<CheckpointStore> store_;
   std::optional<Trainer> trainer_;
   RunState state_;
@@ -140,7 +142,8 @@ void TrainTool::show_plan() {
                    format_count(plan_->steps_per_epoch()), " an epoch), ", threads_, " threads, ",
                    name_of(active_isa())));
   screen_.line(cat("memory   ", format_bytes(plan.total_bytes), " of ", format_bytes(plan.budget_bytes),
-                   ", activations ", plan.choices()));
+                   ", activations ", plan.choices(),
+                   plan.weights_paged ? ", frozen weights read from their files at every pass" : ""));
   if (plan.extra_seconds > 0)
     screen_.line(cat("         ", format_bytes(plan.saved_bytes), " less than storing all, for ",
                      format_value(100 * plan.extra_seconds / (plan.seconds - plan.extra_seconds)),
@@ -181,8 +184,26 @@ RunState TrainTool::start() {
 }
 
 // The first held-out rows answered by the base and by the adapter.
+// What it cost to read frozen weights from their files, a step on average.
+void TrainTool::show_paging() {
+  const PagedWeights* const pages = engine_->paged_weights();
+  const double steps = static_cast<double>(trainer_->state().step - state_.step);
+  if (pages == nullptr || steps <= 0) return;
+  const PagingCost& cost = engine_->paging_cost();
+  const double bytes = cost.bytes_read / steps, reading = bytes / pages->bandwidth(),
+               stall = cost.stall_seconds / steps, compute = cost.seconds / steps - stall;
+  screen_.line(cat("weights  ", format_bytes(static_cast<size_t>(bytes)), " a step by ", pages->how(), " at ",
+                   format_bytes(static_cast<size_t>(pages->bandwidth())), "/s: reading ",
+                   format_value(reading), " s beside ", format_value(compute), " s of computing, stalled ",
+                   format_value(stall), " s (", format_value(100 * stall / reading), "% of reading)"));
+}
+
 std::vector<ReportSample> TrainTool::samples() {
   std::vector<ReportSample> out;
+  if (engine_paged_) {
+    screen_.line("report.html goes without samples: answers need the weights in memory, and they do not fit");
+    return out;
+  }
   if (!data_->eval_rows || !text_.tokenizer || text_.templates.empty()) return out;
   const ReadOptions reading = read_options(options_, threads_);
   const DatasetFormat format = format_of(*data_->eval_rows, reading);
@@ -231,6 +252,7 @@ void TrainTool::finish() {
   const Metrics metrics = trainer_->metrics();
   trainer_.reset();
   // The engine's arena makes room for the samples' adapter and caches: the peak stays the plan's.
+  engine_paged_ = engine_->paged_weights() != nullptr;
   engine_.reset();
   if (std::find(reports.begin(), reports.end(), "html") != reports.end()) {
     Report report;
@@ -287,6 +309,7 @@ int TrainTool::run() {
                    trainer_options(options_, plan_->total_steps()), watcher);
   const Trainer::End end = trainer_->run(state_);
   screen_.finish();
+  show_paging();
   if (end == Trainer::End::interrupted) {
     screen_.line(cat("stopped at step ", trainer_->state().step, " of ", plan_->total_steps(),
                      "; go on with --resume-from-checkpoint last"));

@@ -1,6 +1,7 @@
 #include "train/engine.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 
 #include "kernels/grad_norm/grad_norm.h"
@@ -39,6 +40,7 @@ void Engine::reserve() {
   Phase phase(*exec_, state_);
   allocate_state(*exec_);
   moments_.connect({&update_, &save_, &load_});
+  if (pages_) pages_->connect({&train_, &eval_}, options_.weights_through);
   targets_.reserve(static_cast<size_t>(std::max(options_.train.loss_rows, options_.eval.loss_rows)));
 }
 
@@ -48,8 +50,17 @@ TokenBatch Engine::view(const Batch& b) { return token_batch(b, targets_); }
 
 LossSum Engine::train(const Batch& batch, const DropoutKey& dropout, float grad_scale) {
   Phase phase(*exec_, train_);
-  return decoder_.train(*exec_, view(batch), {&layout_, params_.as<float>(), grads_.as<float>()},
-                        plan_.policy, dropout, grad_scale);
+  const PageTraffic before = pages_ ? pages_->traffic() : PageTraffic{};
+  const auto began = std::chrono::steady_clock::now();
+  const LossSum sum = decoder_.train(*exec_, view(batch), {&layout_, params_.as<float>(), grads_.as<float>()},
+                                     plan_.policy, dropout, grad_scale);
+  if (pages_) {
+    const PageTraffic after = pages_->traffic();
+    paging_cost_.bytes_read += static_cast<double>(after.bytes_read - before.bytes_read);
+    paging_cost_.stall_seconds += after.stall_seconds - before.stall_seconds;
+    paging_cost_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  }
+  return sum;
 }
 
 LossSum Engine::evaluate(const Batch& batch) {

@@ -26,7 +26,9 @@ struct EngineOptions {
   float lora_dropout = 0;
   Checkpointing checkpointing = Checkpointing::automatic;
   OptimizerKind optimizer = OptimizerKind::adamw;
-  Moments::Paging paging;               // of a paged optimizer
+  Moments::Paging paging;            // of a paged optimizer
+  bool always_page_weights = false;  // even where memory has room
+  PagedWeights::Through weights_through;
   std::optional<size_t> memory_budget;  // peak resident bytes, libraries included; none: what is free now
   OpRates rates;
   int64_t accumulation = 1;  // microbatches of a step: they are laid out in host memory together
@@ -44,6 +46,7 @@ struct EnginePlan {
   size_t process_bytes = 0;
   size_t arena_bytes = 0, live_bytes = 0;  // of the arena: what no packing can go below
   std::vector<SavePolicy> policy;          // a block each
+  bool weights_paged = false;              // frozen weights stay in the model's files
   bool fits = false;
   double flops_per_microbatch = 0;
   double seconds = 0;        // of a microbatch, by OpRates
@@ -51,6 +54,11 @@ struct EnginePlan {
   size_t saved_bytes = 0;    // of the arena, against storing everything
   // "stored", "recomputed", or for each choice in how many layers it is.
   std::string choices() const;
+};
+
+// What frozen weights in pages have cost the training passes so far.
+struct PagingCost {
+  double bytes_read = 0, seconds = 0, stall_seconds = 0;  // seconds: of the passes, stalls included
 };
 
 // Adapter, gradients and moments in one arena with the passes that change them: everything of a step but
@@ -70,6 +78,8 @@ class Engine {
   std::span<float> params() { return {params_.as<float>(), count()}; }
   std::span<float> grads() { return {grads_.as<float>(), count()}; }
   const Moments& moments() const { return moments_; }
+  const PagedWeights* paged_weights() const { return pages_.get(); }  // null: they are resident
+  const PagingCost& paging_cost() const { return paging_cost_; }
   // As Moments hands them out and has them filled.
   void save_moments(const std::function<void(MomentPart, std::span<const std::byte>)>& write);
   void load_moments(const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill);
@@ -93,8 +103,10 @@ class Engine {
   size_t fixed_bytes() const;
   size_t table_bytes() const;
   size_t staging_bytes() const;
+  void page_weights(bool on);
   bool attempt(const std::vector<SavePolicy>& policy);
   std::vector<Decision> decisions();
+  void choose_saved();
   void choose_policy();
   void describe();
   void describe_arena();
@@ -108,6 +120,8 @@ class Engine {
   EngineOptions options_;
   Decoder decoder_;
   std::optional<Decoder> eval_decoder_;
+  std::unique_ptr<PagedWeights> pages_;
+  PagingCost paging_cost_;
   EnginePlan plan_;
   Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"},
       save_{"save moments"}, load_{"load moments"};

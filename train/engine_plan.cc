@@ -172,8 +172,8 @@ void Engine::lay_out() {
 
 // What is resident besides the arena.
 size_t Engine::fixed_bytes() const {
-  return plan_.process_bytes + base_bytes(*model_, false) + base_bytes(*model_, true) + table_bytes() +
-         staging_bytes();
+  return plan_.process_bytes + base_bytes(*model_, false) + (pages_ ? 0 : base_bytes(*model_, true)) +
+         table_bytes() + staging_bytes();
 }
 
 size_t Engine::table_bytes() const {
@@ -182,6 +182,13 @@ size_t Engine::table_bytes() const {
 
 size_t Engine::staging_bytes() const {
   return batch_bytes(options_.train, options_.accumulation) + batch_bytes(options_.eval, 1);
+}
+
+void Engine::page_weights(bool on) {
+  pages_ = on ? std::make_unique<PagedWeights>(model_) : nullptr;
+  plan_.weights_paged = on;
+  decoder_.set_pages(pages_.get());
+  if (eval_decoder_) eval_decoder_->set_pages(pages_.get());
 }
 
 bool Engine::attempt(const std::vector<SavePolicy>& policy) {
@@ -214,10 +221,27 @@ std::vector<Decision> Engine::decisions() {
   return out;
 }
 
+// Frozen weights are the last to leave memory: every microbatch reads them twice.
 void Engine::choose_policy() {
   plan_.process_bytes = options_.process_bytes ? *options_.process_bytes : process_bytes(*model_);
   plan_.budget_bytes =
       options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
+  const bool in_files = base_bytes(*model_, true) > 0;
+  for (const bool paged : {false, true}) {
+    if (paged ? !in_files : in_files && options_.always_page_weights) continue;
+    page_weights(paged);
+    choose_saved();
+    if (plan_.fits) break;
+  }
+  if (!plan_.fits && options_.must_fit) {
+    const size_t missing = plan_.total_bytes - plan_.budget_bytes;
+    fail(Category::memory, "this run needs ", mib(plan_.total_bytes), " of memory and may take ",
+         mib(plan_.budget_bytes), ": ", mib(missing), " are missing; ", remedy());
+  }
+}
+
+// What is stored from the forward to the backward pass, weights resident or not.
+void Engine::choose_saved() {
   const auto blocks = static_cast<size_t>(model_->block_count());
   const auto uniform = [&](Keep k) { return std::vector<SavePolicy>(blocks, SavePolicy::all(k)); };
   // A paged optimizer's moments leave memory before anything is computed again.
@@ -255,11 +279,6 @@ void Engine::choose_policy() {
   plan_.seconds = total(seconds_by_block(train_, options_.rates, model_->block_count()));
   plan_.extra_seconds = plan_.seconds - stored_seconds;
   plan_.saved_bytes = stored_arena - std::min(stored_arena, plan_.arena_bytes);
-  if (!plan_.fits && options_.must_fit) {
-    const size_t missing = plan_.total_bytes - plan_.budget_bytes;
-    fail(Category::memory, "this run needs ", mib(plan_.total_bytes), " of memory and may take ",
-         mib(plan_.budget_bytes), ": ", mib(missing), " are missing; ", remedy());
-  }
 }
 
 // Settings that fit, each seen to by a plan of its own.
@@ -340,7 +359,8 @@ void Engine::describe() {
       for (const bool mapped : {false, true}) {
         size_t bytes = 0;
         for (const Model::Part& p : model_->parts())
-          if (p.block == b && p.mapped == mapped) bytes += constants ? p.constants : p.codes;
+          if (p.block == b && p.mapped == mapped && !(pages_ && mapped))
+            bytes += constants ? p.constants : p.codes;
         add(cat(constants ? "constants" : "base", b < 0 ? "/embeddings" : layer_text(b)),
             mapped ? Place::file : Place::device, bytes,
             constants ? "scales, norms, biases"

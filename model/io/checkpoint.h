@@ -49,7 +49,7 @@ class Checkpoint {
   virtual size_t stored_row_bytes(const std::string& tensor) const = 0;
   virtual void read_stored(const std::string& tensor, int64_t row, int64_t count, void* out) const = 0;
   // Refuses NaN and Inf as read_rows does, without decoding what cannot hold them; for tensors that are used
-  // in place. Thread-safe.
+  // in place. Lets go of the pages it read. Thread-safe.
   virtual void check_finite(const std::string& tensor) const = 0;
   // What view()'s pointers lead into, as far as they lead into files.
   virtual std::vector<const MappedFile*> files() const = 0;

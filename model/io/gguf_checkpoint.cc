@@ -51,7 +51,6 @@ class GgufCheckpoint : public StoredCheckpoint {
       for (const int64_t d : t.shape) hash.update(cat(d, '\n'));
       const uint64_t digest = fast_digest(file_.data(t), t.bytes);
       hash.update(&digest, sizeof(digest));
-      forget_pages(file_.data(t), t.bytes);
     }
     return hash.hex();
   }

@@ -74,7 +74,6 @@ class HfCheckpoint : public StoredCheckpoint {
       hash.update(cat(name, '\n', safetensors_name(t.dtype), t.shape_text(), '\n'));
       const uint64_t digest = fast_digest(entry.data(), t.bytes);
       hash.update(&digest, sizeof(digest));
-      forget_pages(entry.data(), t.bytes);
     }
     return hash.hex();
   }

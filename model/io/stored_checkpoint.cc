@@ -11,6 +11,8 @@ namespace qlora {
 namespace {
 
 constexpr int64_t kPieceElements = int64_t{1} << 16;
+// A reader of a whole tensor that nobody uses yet lets go of its pages after so many bytes.
+constexpr size_t kPieceBytes = size_t{8} << 20;
 
 DType dtype_of_format(Format f) {
   if (f == Format::f16) return DType::f16;
@@ -54,10 +56,15 @@ uint64_t fast_digest(const std::byte* data, size_t bytes) {
   uint64_t lane[4] = {kA, kB, kC, bytes};
   const auto mix = [&](uint64_t& h, uint64_t word) { h = rotate(h + word * kB, 31) * kA; };
   size_t at = 0;
-  for (; at + 32 <= bytes; at += 32) {
-    uint64_t w[4];
-    std::memcpy(w, data + at, 32);
-    for (int i = 0; i < 4; ++i) mix(lane[i], w[i]);
+  for (size_t end = 0; end + 32 <= bytes;) {
+    const size_t begin = at;
+    end = std::min(bytes / 32 * 32, begin + kPieceBytes);
+    for (; at < end; at += 32) {
+      uint64_t w[4];
+      std::memcpy(w, data + at, 32);
+      for (int i = 0; i < 4; ++i) mix(lane[i], w[i]);
+    }
+    forget_pages(data + begin, at - begin);
   }
   for (; at < bytes; ++at) mix(lane[0], static_cast<uint64_t>(data[at]));
   uint64_t h = bytes;
@@ -181,6 +188,8 @@ void StoredCheckpoint::read_stored(const std::string& tensor, int64_t row, int64
 void StoredCheckpoint::forget(const std::string& tensor) const {
   const WeightView& w = at(tensor).view;
   forget_pages(w.data, static_cast<size_t>(w.code_bytes()));
+  if (w.absmax_codes != nullptr)
+    forget_pages(w.absmax_codes, static_cast<size_t>((w.elements() + w.block_size - 1) / w.block_size));
 }
 
 void StoredCheckpoint::check_finite(const std::string& tensor) const {
@@ -191,6 +200,7 @@ void StoredCheckpoint::check_finite(const std::string& tensor) const {
     for (int64_t b = 0; b < blocks; ++b)
       if (const float s = w.block_scale(b); !is_finite(s))
         not_finite(tensor, t, b * w.block_size / w.cols, b * w.block_size % w.cols, s);
+    forget(tensor);
     return;
   }
   if (w.format == Format::int8) {
@@ -200,7 +210,15 @@ void StoredCheckpoint::check_finite(const std::string& tensor) const {
   }
   const int64_t rows = std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, w.cols));
   std::vector<float> piece(static_cast<size_t>(std::min(rows, w.rows) * w.cols));
-  for (int64_t r = 0; r < w.rows; r += rows) read_rows(tensor, r, std::min(rows, w.rows - r), piece.data());
+  const size_t stored = row_bytes(w);
+  size_t begin = 0;
+  for (int64_t r = 0; r < w.rows; r += rows) {
+    read_rows(tensor, r, std::min(rows, w.rows - r), piece.data());
+    const size_t end = static_cast<size_t>(std::min(w.rows, r + rows)) * stored;
+    if (end - begin < kPieceBytes && r + rows < w.rows) continue;
+    forget_pages(static_cast<const std::byte*>(w.data) + begin, end - begin);
+    begin = end;
+  }
 }
 
 }  // namespace qlora

@@ -62,6 +62,7 @@ class StoredCheckpoint : public Checkpoint {
 };
 
 // A digest of bytes at memory speed; not cryptographic, but any accidental change shows.
+// The bytes are mapped ones: their pages are let go of.
 uint64_t fast_digest(const std::byte* data, size_t bytes);
 
 std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::string& folder);
