@@ -16,6 +16,16 @@ namespace qlora {
 struct PageTraffic {
   uint64_t bytes_read = 0, bytes_written = 0;
   double stall_seconds = 0;  // time that the computation waited for transfers
+
+  PageTraffic& operator+=(const PageTraffic& o) {
+    bytes_read += o.bytes_read;
+    bytes_written += o.bytes_written;
+    stall_seconds += o.stall_seconds;
+    return *this;
+  }
+  PageTraffic operator-(const PageTraffic& o) const {
+    return {bytes_read - o.bytes_read, bytes_written - o.bytes_written, stall_seconds - o.stall_seconds};
+  }
 };
 
 // Pages that live elsewhere (in a file, in pinned memory) and pass through N slots of the arena. The order of

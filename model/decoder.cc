@@ -7,6 +7,7 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rows/rows.h"
+#include "model/block_inputs.h"
 
 namespace qlora {
 namespace {
@@ -123,21 +124,23 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
   const auto stream = [&](const char* name) {
     return e.matrix(Region::activations, name, numerics_.stream, batch.tokens, d.dim);
   };
+  BlockInputs inputs(e, input_pages_, numerics_.stream, batch.tokens, d.dim);
 
   PagedWeights::Pass weights(e, *model_, pages_);
   const auto at = [&](int i) -> BlockSaved& { return saved_[static_cast<size_t>(i)]; };
   e.set_block(0);
-  at(0).x0 = stream("x0");
+  at(0).x0 = inputs.room(0);
   weights.embedding_rows(b.ids, d.embed_scale, batch, at(0).x0);
   Matrix last;
   for (int i = 0; i < blocks; ++i) {
     e.set_block(-1);
     const BlockWeights w = weights.acquire(i);
     e.set_block(i + 1 < blocks ? i + 1 : -1);
-    Matrix y = stream(i + 1 < blocks ? "x0" : "last");
+    Matrix y = i + 1 < blocks ? inputs.room(i + 1) : stream("last");
     e.set_block(i);
     block_forward(e, context(i, w, adapter), batch, policy[static_cast<size_t>(i)], at(i), y);
     weights.release(i);
+    inputs.leave(i, at(i).x0);
     (i + 1 < blocks ? at(i + 1).x0 : last) = std::move(y);
   }
   e.set_block(-1);
@@ -148,11 +151,14 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
   for (int i = blocks; i-- > 0;) {
     e.set_block(i);
     const BlockWeights w = weights.acquire(i);
+    inputs.back(i, at(i).x0);
     block_backward(e, context(i, w, adapter), batch, policy[static_cast<size_t>(i)], at(i), dx, i > 0);
     weights.release(i);
+    inputs.drop(i);
   }
   e.set_block(-1);
   weights.end();
+  inputs.end();
   return sum;
 }
 

@@ -48,9 +48,13 @@ class Decoder {
   const BatchLimits& limits() const { return limits_; }
   Numerics numerics() const { return numerics_; }
   size_t table_bytes() const { return rope_.bytes(); }
-  // From here on passes over batches take their weights from `pages` (null: where the model has them), which
-  // must outlive this; generation does not.
-  void set_pages(PagedWeights* pages) { pages_ = pages; }
+  // From here on passes over batches take their weights from `weights` (null: where the model has them), and
+  // training keeps the blocks' inputs in `inputs` (null: in memory). Both must outlive this. Generation
+  // pages nothing.
+  void set_pages(PagedWeights* weights, Pager* inputs) {
+    pages_ = weights;
+    input_pages_ = inputs;
+  }
 
   // Forward and backward: gradients of grad_scale * (summed loss) are added to adapter.grads. One policy a
   // block.
@@ -85,6 +89,7 @@ class Decoder {
 
   std::shared_ptr<const Model> model_;
   PagedWeights* pages_ = nullptr;
+  Pager* input_pages_ = nullptr;
   Numerics numerics_;
   BatchLimits limits_;
   mutable RopeTables rope_;        // filled by the first pass that computes

@@ -132,8 +132,7 @@ void PagedWeights::connect(std::initializer_list<const Trace*> traces, const Thr
 
 PageTraffic PagedWeights::traffic() const {
   PageTraffic sum = blocks_.traffic();
-  sum.bytes_read += head_.traffic().bytes_read;
-  sum.stall_seconds += head_.traffic().stall_seconds;
+  sum += head_.traffic();
   return sum;
 }
 

@@ -143,6 +143,7 @@ void TrainTool::show_plan() {
                    name_of(active_isa())));
   screen_.line(cat("memory   ", format_bytes(plan.total_bytes), " of ", format_bytes(plan.budget_bytes),
                    ", activations ", plan.choices(),
+                   plan.inputs_paged ? ", blocks' inputs in a file between the passes" : "",
                    plan.weights_paged ? ", frozen weights read from their files at every pass" : ""));
   if (plan.extra_seconds > 0)
     screen_.line(cat("         ", format_bytes(plan.saved_bytes), " less than storing all, for ",
@@ -184,18 +185,27 @@ RunState TrainTool::start() {
 }
 
 // The first held-out rows answered by the base and by the adapter.
-// What it cost to read frozen weights from their files, a step on average.
+// What pages cost, a step on average.
 void TrainTool::show_paging() {
-  const PagedWeights* const pages = engine_->paged_weights();
   const double steps = static_cast<double>(trainer_->state().step - state_.step);
-  if (pages == nullptr || steps <= 0) return;
+  if (steps <= 0) return;
   const PagingCost& cost = engine_->paging_cost();
-  const double bytes = cost.bytes_read / steps, reading = bytes / pages->bandwidth(),
-               stall = cost.stall_seconds / steps, compute = cost.seconds / steps - stall;
-  screen_.line(cat("weights  ", format_bytes(static_cast<size_t>(bytes)), " a step by ", pages->how(), " at ",
-                   format_bytes(static_cast<size_t>(pages->bandwidth())), "/s: reading ",
-                   format_value(reading), " s beside ", format_value(compute), " s of computing, stalled ",
-                   format_value(stall), " s (", format_value(100 * stall / reading), "% of reading)"));
+  const auto bytes = [&](uint64_t n) {
+    return format_bytes(static_cast<uint64_t>(static_cast<double>(n) / steps));
+  };
+  const double compute = (cost.seconds - cost.weights.stall_seconds - cost.inputs.stall_seconds) / steps;
+  if (const PagedWeights* const pages = engine_->paged_weights()) {
+    const double reading = static_cast<double>(cost.weights.bytes_read) / pages->bandwidth() / steps,
+                 stall = cost.weights.stall_seconds / steps;
+    screen_.line(cat("weights  ", bytes(cost.weights.bytes_read), " a step by ", pages->how(), " at ",
+                     format_bytes(static_cast<uint64_t>(pages->bandwidth())), "/s: reading ",
+                     format_value(reading), " s beside ", format_value(compute), " s of computing, stalled ",
+                     format_value(stall), " s (", format_value(100 * stall / reading), "% of reading)"));
+  }
+  if (const Pager* const pages = engine_->paged_inputs())
+    screen_.line(cat("inputs   ", bytes(cost.inputs.bytes_written), " out and ",
+                     bytes(cost.inputs.bytes_read), " back a step by ", pages->how(), ", stalled ",
+                     format_value(cost.inputs.stall_seconds / steps), " s"));
 }
 
 std::vector<ReportSample> TrainTool::samples() {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/grad_norm/grad_norm.h"
+#include "memory/page_backends.h"
 #include "train/largest_batch.h"
 
 namespace qlora {
@@ -40,8 +41,20 @@ void Engine::reserve() {
   Phase phase(*exec_, state_);
   allocate_state(*exec_);
   moments_.connect({&update_, &save_, &load_});
-  if (pages_) pages_->connect({&train_, &eval_}, options_.weights_through);
+  connect_pages();
   targets_.reserve(static_cast<size_t>(std::max(options_.train.loss_rows, options_.eval.loss_rows)));
+}
+
+void Engine::connect_pages() {
+  if (pages_) pages_->connect({&train_, &eval_}, options_.pages_through);
+  if (!input_pages_) return;
+  Pager& p = *input_pages_;
+  std::unique_ptr<PageBackend> file =
+      file_pages(PageFiles::temporary(options_.paging.folder, static_cast<uint32_t>(model_->block_count()),
+                                      p.slot_bytes()),
+                 p.slots());
+  if (options_.pages_through) file = options_.pages_through(std::move(file), p);
+  p.connect(std::move(file), {&train_});
 }
 
 void Engine::zero_grads() { std::memset(grads_.data(), 0, count() * sizeof(float)); }
@@ -50,16 +63,18 @@ TokenBatch Engine::view(const Batch& b) { return token_batch(b, targets_); }
 
 LossSum Engine::train(const Batch& batch, const DropoutKey& dropout, float grad_scale) {
   Phase phase(*exec_, train_);
-  const PageTraffic before = pages_ ? pages_->traffic() : PageTraffic{};
+  const auto traffic = [&] {
+    return std::pair(pages_ ? pages_->traffic() : PageTraffic{},
+                     input_pages_ ? input_pages_->traffic() : PageTraffic{});
+  };
+  const auto [weights, inputs] = traffic();
   const auto began = std::chrono::steady_clock::now();
   const LossSum sum = decoder_.train(*exec_, view(batch), {&layout_, params_.as<float>(), grads_.as<float>()},
                                      plan_.policy, dropout, grad_scale);
-  if (pages_) {
-    const PageTraffic after = pages_->traffic();
-    paging_cost_.bytes_read += static_cast<double>(after.bytes_read - before.bytes_read);
-    paging_cost_.stall_seconds += after.stall_seconds - before.stall_seconds;
-    paging_cost_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-  }
+  const auto [weights_now, inputs_now] = traffic();
+  paging_cost_.weights += weights_now - weights;
+  paging_cost_.inputs += inputs_now - inputs;
+  paging_cost_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   return sum;
 }
 

@@ -28,7 +28,8 @@ struct EngineOptions {
   OptimizerKind optimizer = OptimizerKind::adamw;
   Moments::Paging paging;            // of a paged optimizer
   bool always_page_weights = false;  // even where memory has room
-  PagedWeights::Through weights_through;
+  bool always_page_inputs = false;
+  PagedWeights::Through pages_through;  // of weights and inputs
   std::optional<size_t> memory_budget;  // peak resident bytes, libraries included; none: what is free now
   OpRates rates;
   int64_t accumulation = 1;  // microbatches of a step: they are laid out in host memory together
@@ -47,6 +48,7 @@ struct EnginePlan {
   size_t arena_bytes = 0, live_bytes = 0;  // of the arena: what no packing can go below
   std::vector<SavePolicy> policy;          // a block each
   bool weights_paged = false;              // frozen weights stay in the model's files
+  bool inputs_paged = false;               // blocks' inputs are in a file between the passes
   bool fits = false;
   double flops_per_microbatch = 0;
   double seconds = 0;        // of a microbatch, by OpRates
@@ -56,9 +58,10 @@ struct EnginePlan {
   std::string choices() const;
 };
 
-// What frozen weights in pages have cost the training passes so far.
+// What pages have cost the training passes so far.
 struct PagingCost {
-  double bytes_read = 0, seconds = 0, stall_seconds = 0;  // seconds: of the passes, stalls included
+  PageTraffic weights, inputs;
+  double seconds = 0;  // of the passes, stalls included
 };
 
 // Adapter, gradients and moments in one arena with the passes that change them: everything of a step but
@@ -79,6 +82,7 @@ class Engine {
   std::span<float> grads() { return {grads_.as<float>(), count()}; }
   const Moments& moments() const { return moments_; }
   const PagedWeights* paged_weights() const { return pages_.get(); }  // null: they are resident
+  const Pager* paged_inputs() const { return input_pages_.get(); }    // null: they are in memory
   const PagingCost& paging_cost() const { return paging_cost_; }
   // As Moments hands them out and has them filled.
   void save_moments(const std::function<void(MomentPart, std::span<const std::byte>)>& write);
@@ -103,7 +107,8 @@ class Engine {
   size_t fixed_bytes() const;
   size_t table_bytes() const;
   size_t staging_bytes() const;
-  void page_weights(bool on);
+  void page(bool weights, bool inputs);
+  void connect_pages();
   bool attempt(const std::vector<SavePolicy>& policy);
   std::vector<Decision> decisions();
   void choose_saved();
@@ -121,6 +126,7 @@ class Engine {
   Decoder decoder_;
   std::optional<Decoder> eval_decoder_;
   std::unique_ptr<PagedWeights> pages_;
+  std::unique_ptr<Pager> input_pages_;
   PagingCost paging_cost_;
   EnginePlan plan_;
   Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"},

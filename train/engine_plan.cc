@@ -5,6 +5,7 @@
 #include "kernels/grad_norm/grad_norm.h"
 #include "memory/file.h"
 #include "memory/process.h"
+#include "model/block_inputs.h"
 #include "train/engine.h"
 #include "train/largest_batch.h"
 
@@ -184,11 +185,19 @@ size_t Engine::staging_bytes() const {
   return batch_bytes(options_.train, options_.accumulation) + batch_bytes(options_.eval, 1);
 }
 
-void Engine::page_weights(bool on) {
-  pages_ = on ? std::make_unique<PagedWeights>(model_) : nullptr;
-  plan_.weights_paged = on;
-  decoder_.set_pages(pages_.get());
-  if (eval_decoder_) eval_decoder_->set_pages(pages_.get());
+void Engine::page(bool weights, bool inputs) {
+  pages_ = weights ? std::make_unique<PagedWeights>(model_) : nullptr;
+  input_pages_.reset();
+  if (inputs) {
+    const auto bytes =
+        static_cast<size_t>(options_.train.tokens * model_->desc().dim) * size_of(options_.numerics.stream);
+    input_pages_ = std::make_unique<Pager>("inputs", static_cast<uint32_t>(model_->block_count()), bytes,
+                                           BlockInputs::kSlots, Pager::Life::transient);
+  }
+  plan_.weights_paged = weights;
+  plan_.inputs_paged = inputs;
+  decoder_.set_pages(pages_.get(), input_pages_.get());
+  if (eval_decoder_) eval_decoder_->set_pages(pages_.get(), nullptr);
 }
 
 bool Engine::attempt(const std::vector<SavePolicy>& policy) {
@@ -221,18 +230,21 @@ std::vector<Decision> Engine::decisions() {
   return out;
 }
 
-// Frozen weights are the last to leave memory: every microbatch reads them twice.
+// What costs most time leaves memory last: blocks' inputs go out and come back once a microbatch, frozen
+// weights are many more bytes and read twice.
 void Engine::choose_policy() {
   plan_.process_bytes = options_.process_bytes ? *options_.process_bytes : process_bytes(*model_);
   plan_.budget_bytes =
       options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
   const bool in_files = base_bytes(*model_, true) > 0;
-  for (const bool paged : {false, true}) {
-    if (paged ? !in_files : in_files && options_.always_page_weights) continue;
-    page_weights(paged);
-    choose_saved();
-    if (plan_.fits) break;
-  }
+  for (const bool weights : {false, true})
+    for (const bool inputs : {false, true}) {
+      if (weights ? !in_files : in_files && options_.always_page_weights) continue;
+      if (!inputs && options_.always_page_inputs) continue;
+      page(weights, inputs);
+      choose_saved();
+      if (plan_.fits) return;
+    }
   if (!plan_.fits && options_.must_fit) {
     const size_t missing = plan_.total_bytes - plan_.budget_bytes;
     fail(Category::memory, "this run needs ", mib(plan_.total_bytes), " of memory and may take ",

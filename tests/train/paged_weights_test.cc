@@ -38,7 +38,7 @@ class PagedWeightsTest : public ::testing::TestWithParam<const char*> {
   // Forward and backward, then forward alone. `pages` may be null.
   Passed pass(PagedWeights* pages, const PagedWeights::Through& through = {}) {
     Decoder decoder(model, {DType::bf16, DType::f32}, limits_of(maxima_of({&batch, 1})));
-    decoder.set_pages(pages);
+    decoder.set_pages(pages, nullptr);
     Passed out;
     out.grads.resize(static_cast<size_t>(layout.size()));
     const AdapterView adapter{&layout, params.data(), out.grads.data()};
