@@ -1,0 +1,235 @@
+// What leaves memory, and in what order; and that no bit hangs on it.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "memory/page_backends.h"
+#include "tests/support/checking_pages.h"
+#include "tests/train/llama_fixture.h"
+
+namespace qlora::testing {
+namespace {
+
+struct Mixture {
+  bool weights, inputs;
+  OptimizerKind optimizer;
+  bool moments;
+  Checkpointing checkpointing;
+};
+
+PagedWeights::Through checked(uint64_t seed, int64_t fail_at = -1) {
+  return [=](std::unique_ptr<PageBackend> file, const Pager& pager) {
+    return std::make_unique<CheckingPages>(64, pager.slot_bytes(), pager.slots(),
+                                           CheckingPages::Options{.seed = seed, .fail_at = fail_at},
+                                           std::move(file));
+  };
+}
+
+const std::vector<Batch>& batches() {
+  static const std::vector<Batch> b = {batch_of("models/llama/train.jsonl", {0, 4}),
+                                       batch_of("models/llama/train.jsonl", {1}),
+                                       batch_of("models/llama/train.jsonl", {1, 2, 3})};
+  return b;
+}
+
+// A Llama of bf16 weights in a folder of its own: drawn, or a hole in the file where none is ever read.
+class LlamaFolder {
+ public:
+  struct Dims {
+    int64_t dim, ff, kv, heads, kv_heads, vocab;
+    int layers;
+  };
+  LlamaFolder(const Dims& d, bool drawn) {
+    std::string name = (std::filesystem::temp_directory_path() / "qlora-llama-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
+    folder_ = name;
+    std::ofstream(folder_ + "/config.json") << nlohmann::json{{"architectures", {"LlamaForCausalLM"}},
+                                                              {"model_type", "llama"},
+                                                              {"hidden_size", d.dim},
+                                                              {"intermediate_size", d.ff},
+                                                              {"num_hidden_layers", d.layers},
+                                                              {"num_attention_heads", d.heads},
+                                                              {"num_key_value_heads", d.kv_heads},
+                                                              {"vocab_size", d.vocab},
+                                                              {"max_position_embeddings", 2048},
+                                                              {"rms_norm_eps", 1e-5},
+                                                              {"rope_theta", 10000.0},
+                                                              {"hidden_act", "silu"},
+                                                              {"tie_word_embeddings", true},
+                                                              {"torch_dtype", "bfloat16"}};
+    add("model.embed_tokens", {d.vocab, d.dim});
+    add("model.norm", {d.dim});
+    for (int i = 0; i < d.layers; ++i) {
+      const std::string p = cat("model.layers.", i, ".");
+      add(p + "input_layernorm", {d.dim}), add(p + "post_attention_layernorm", {d.dim});
+      add(p + "self_attn.q_proj", {d.dim, d.dim}), add(p + "self_attn.o_proj", {d.dim, d.dim});
+      add(p + "self_attn.k_proj", {d.kv, d.dim}), add(p + "self_attn.v_proj", {d.kv, d.dim});
+      add(p + "mlp.gate_proj", {d.ff, d.dim}), add(p + "mlp.up_proj", {d.ff, d.dim});
+      add(p + "mlp.down_proj", {d.dim, d.ff});
+    }
+    write(drawn);
+  }
+  ~LlamaFolder() { std::filesystem::remove_all(folder_); }
+  const std::string& path() const { return folder_; }
+
+ private:
+  void add(const std::string& tensor, const std::vector<int64_t>& shape) {
+    int64_t bytes = 2;
+    for (const int64_t n : shape) bytes *= n;
+    header_[tensor + ".weight"] = {
+        {"dtype", "BF16"}, {"shape", shape}, {"data_offsets", {bytes_, bytes_ + bytes}}};
+    bytes_ += bytes;
+  }
+  void write(bool drawn) const {
+    std::string text = header_.dump();
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    const uint64_t n = text.size();
+    const std::string path = folder_ + "/model.safetensors";
+    std::ofstream file(path, std::ios::binary);
+    file.write(reinterpret_cast<const char*>(&n), 8);
+    file << text;
+    std::mt19937 random(3);
+    std::uniform_real_distribution<float> uniform(-.3f, .3f);
+    for (int64_t i = 0; drawn && i < bytes_ / 2; ++i) {
+      const bf16 w(uniform(random));
+      file.write(reinterpret_cast<const char*>(&w), 2);
+    }
+    file.close();
+    std::filesystem::resize_file(path, 8 + n + static_cast<uint64_t>(bytes_));
+  }
+  std::string folder_;
+  nlohmann::ordered_json header_;
+  int64_t bytes_ = 0;
+};
+
+// Enough blocks that their inputs leave the slots.
+const std::string& deep_llama() {
+  static const LlamaFolder folder({32, 48, 16, 4, 2, 400, 9}, true);
+  return folder.path();
+}
+
+// Three steps on batches of different sizes, an evaluation between; the adapter's bytes, and the loss.
+struct Trained {
+  std::vector<float> params;
+  double loss = 0;
+  uint64_t weights_read = 0, inputs_read = 0;
+};
+Trained trained(const Mixture& m, const PagedWeights::Through& through = {}) {
+  const auto model = Model::load(Checkpoint::open(deep_llama()), {}, 2);
+  EngineOptions options;
+  options.threads = 2;
+  options.train = options.eval = maxima_of(batches());
+  options.lora_dropout = .05f;
+  options.checkpointing = m.checkpointing;
+  options.optimizer = m.optimizer;
+  options.paging.always = m.moments;
+  options.paging.folder = ::testing::TempDir();
+  options.paging.page_bytes = 4096;
+  options.always_page_weights = m.weights;
+  options.always_page_inputs = m.inputs;
+  options.pages_through = through;
+  const AdapterLayout layout = layout_of_rank(model->desc(), 4);
+  Engine engine(model, layout, options);
+  EXPECT_EQ(engine.plan().weights_paged, m.weights);
+  EXPECT_EQ(engine.plan().inputs_paged, m.inputs);
+  engine.reserve();
+  engine.set_poison(true);
+  layout.initialize(7, engine.params());
+  Trained out;
+  for (size_t i = 0; i < batches().size(); ++i) {
+    engine.zero_grads();
+    out.loss += engine.train(batches()[i], {1, i, 0, .05f}, .1f).loss;
+    AdamWHyper h;
+    h.lr = .01f;
+    h.step = static_cast<int64_t>(i) + 1;
+    h.grad_scale = static_cast<float>(1 / engine.grad_norm());
+    engine.update(h);
+    out.loss += engine.evaluate(batches()[i]).loss;
+  }
+  out.params.assign(engine.params().begin(), engine.params().end());
+  out.weights_read = engine.paging_cost().weights.bytes_read;
+  out.inputs_read = engine.paging_cost().inputs.bytes_read;
+  return out;
+}
+
+void expect_same(const Trained& a, const Trained& b) {
+  EXPECT_EQ(a.loss, b.loss);
+  ASSERT_EQ(a.params.size(), b.params.size());
+  EXPECT_EQ(std::memcmp(a.params.data(), b.params.data(), a.params.size() * sizeof(float)), 0);
+}
+
+TEST(Paging, EveryMixtureGivesTheSameBits) {
+  for (const auto& [kind, paged] : {std::pair(OptimizerKind::adamw, OptimizerKind::paged_adamw_32bit),
+                                    {OptimizerKind::adamw_8bit, OptimizerKind::paged_adamw_8bit}}) {
+    const Trained plain = trained({false, false, kind, false, Checkpointing::none});
+    EXPECT_GT(plain.loss, 0);
+    uint64_t seed = 0;
+    for (const bool weights : {false, true})
+      for (const bool inputs : {false, true})
+        for (const bool moments : {false, true})
+          for (const Checkpointing c : {Checkpointing::none, Checkpointing::all}) {
+            SCOPED_TRACE(cat("weights ", weights, ", inputs ", inputs, ", moments ", moments));
+            const Mixture m{weights, inputs, moments ? paged : kind, moments, c};
+            const Trained got = trained(m);
+            expect_same(plain, got);
+            EXPECT_EQ(got.weights_read > 0, weights);
+            EXPECT_EQ(got.inputs_read > 0, inputs);
+            expect_same(plain, trained(m, checked(seed++)));
+          }
+  }
+}
+
+TEST(Paging, AFailedTransferEndsTheStep) {
+  for (const bool weights : {false, true})
+    for (int64_t n = 0; n < (weights ? 2 : 8);
+         ++n) {  // the head's pager reads twice, inputs go 5 out and 5 back
+      try {
+        trained({weights, !weights, OptimizerKind::adamw, false, Checkpointing::all}, checked(1, n));
+        FAIL() << "transfer " << n << " failed and nobody noticed";
+      } catch (const Error& e) {
+        EXPECT_EQ(e.category(), Category::io) << e.what();
+      }
+    }
+}
+
+// 1.1 billion weights, planned and never read.
+TEST(Paging, WhatCostsMostTimeLeavesMemoryLast) {
+  const LlamaFolder source({2048, 5632, 256, 32, 4, 32000, 22}, false);
+  const auto model = Model::outline(Checkpoint::open(source.path()), {});
+  const AdapterLayout layout = layout_of_rank(model->desc(), 8);
+  EngineOptions options;
+  options.train = {.tokens = 512, .documents = 1, .longest = 512, .loss_rows = 511};
+  options.optimizer = OptimizerKind::paged_adamw_8bit;
+  options.process_bytes = size_t{30} << 20;
+  options.must_fit = false;
+  const auto plan = [&](size_t mib) {
+    options.memory_budget = mib << 20;
+    const EnginePlan p = Engine(model, layout, options).plan();
+    EXPECT_TRUE(p.fits) << mib;
+    EXPECT_LE(p.total_bytes, *options.memory_budget);
+    size_t sum = 0;
+    for (const PlanRegion& r : p.regions) sum += r.bytes;
+    EXPECT_EQ(sum, p.total_bytes);
+    return p;
+  };
+  const EnginePlan roomy = plan(8000);
+  EXPECT_EQ(roomy.choices(), "stored");
+  EXPECT_FALSE(roomy.inputs_paged || roomy.weights_paged);
+  const EnginePlan less = plan((roomy.total_bytes >> 20) - 300);
+  EXPECT_NE(less.choices(), "stored");
+  EXPECT_FALSE(less.inputs_paged || less.weights_paged);
+  const EnginePlan all = plan(2330);
+  EXPECT_TRUE(all.inputs_paged);
+  EXPECT_FALSE(all.weights_paged);
+  const EnginePlan beyond = plan(1000);
+  EXPECT_TRUE(beyond.weights_paged);
+  EXPECT_FALSE(beyond.inputs_paged);
+  EXPECT_TRUE(plan(560).inputs_paged);
+}
+
+}  // namespace
+}  // namespace qlora::testing
