@@ -206,29 +206,33 @@ TEST(Paging, WhatCostsMostTimeLeavesMemoryLast) {
   options.optimizer = OptimizerKind::paged_adamw_8bit;
   options.process_bytes = size_t{30} << 20;
   options.must_fit = false;
-  const auto plan = [&](size_t mib) {
-    options.memory_budget = mib << 20;
+  const auto plan = [&](size_t budget) {
+    options.memory_budget = budget;
     const EnginePlan p = Engine(model, layout, options).plan();
-    EXPECT_TRUE(p.fits) << mib;
-    EXPECT_LE(p.total_bytes, *options.memory_budget);
+    EXPECT_TRUE(p.fits) << budget;
+    EXPECT_LE(p.total_bytes, budget);
     size_t sum = 0;
     for (const PlanRegion& r : p.regions) sum += r.bytes;
     EXPECT_EQ(sum, p.total_bytes);
     return p;
   };
-  const EnginePlan roomy = plan(8000);
-  EXPECT_EQ(roomy.choices(), "stored");
-  EXPECT_FALSE(roomy.inputs_paged || roomy.weights_paged);
-  const EnginePlan less = plan((roomy.total_bytes >> 20) - 300);
-  EXPECT_NE(less.choices(), "stored");
-  EXPECT_FALSE(less.inputs_paged || less.weights_paged);
-  const EnginePlan all = plan(2330);
-  EXPECT_TRUE(all.inputs_paged);
-  EXPECT_FALSE(all.weights_paged);
-  const EnginePlan beyond = plan(1000);
-  EXPECT_TRUE(beyond.weights_paged);
-  EXPECT_FALSE(beyond.inputs_paged);
-  EXPECT_TRUE(plan(560).inputs_paged);
+  constexpr size_t kMiB = size_t{1} << 20;
+  // The most that a choice leaves, and then a little less than that.
+  const EnginePlan stored = plan(8000 * kMiB);
+  EXPECT_EQ(stored.choices(), "stored");
+  const EnginePlan mixed = plan(stored.total_bytes - 100 * kMiB);
+  EXPECT_NE(mixed.choices(), "stored");
+  EXPECT_FALSE(stored.inputs_paged || stored.weights_paged || mixed.inputs_paged || mixed.weights_paged);
+  options.checkpointing = Checkpointing::all;
+  const EnginePlan recomputed = plan(8000 * kMiB);
+  options.always_page_inputs = true;
+  const EnginePlan inputs = plan(8000 * kMiB);
+  options.always_page_inputs = false;
+  options.checkpointing = Checkpointing::automatic;
+  const EnginePlan less = plan(recomputed.total_bytes - 20 * kMiB);
+  EXPECT_TRUE(less.inputs_paged && !less.weights_paged);
+  const EnginePlan least = plan(inputs.total_bytes - 20 * kMiB);
+  EXPECT_TRUE(least.weights_paged && !least.inputs_paged);
 }
 
 }  // namespace
