@@ -80,7 +80,7 @@ std::string sha256_hex(std::string_view text) {
 }
 
 std::string sha256_file(const std::string& path) {
-  constexpr size_t kPiece = size_t{4} << 20;
+  constexpr size_t kPiece = size_t{512} << 10;  // resident at once
   const MappedFile file(path);
   Sha256 hash;
   for (size_t at = 0; at < file.size(); at += kPiece) {
