@@ -85,7 +85,8 @@ function(qlora_test name)
                                                   QLORA_SOURCE="${PROJECT_SOURCE_DIR}"
                                                   QLORA_BIN="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
   qlora_options(test_${name})
-  gtest_discover_tests(test_${name} TEST_PREFIX ${name}. DISCOVERY_MODE PRE_TEST
+  # The names of parameters, not what they print: that may be an address.
+  gtest_discover_tests(test_${name} TEST_PREFIX ${name}. NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST
                        PROPERTIES TIMEOUT 600)
 endfunction()
 

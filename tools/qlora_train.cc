@@ -1,6 +1,7 @@
 // qlora-train: trains adapters over a frozen, quantized base.
 #include <algorithm>
 #include <filesystem>
+#include <future>
 
 #include "kernels/common/isa.h"
 #include "memory/file.h"
@@ -312,8 +313,11 @@ int TrainTool::run() {
                              load_adapter(from, engine_->layout(), params);
                            }};
   store_.emplace(out_, identity_of(options_, loading_->fingerprint(), *data_), files.write);
+  // Beside the reservation of memory; of a resumed run only when the checkpoint has proved to be its own.
+  auto config = std::async(resume ? std::launch::deferred : std::launch::async,
+                           [this] { write_file(out_ + "/config.yaml", options_.to_yaml()); });
   state_ = start();
-  write_file(out_ + "/config.yaml", options_.to_yaml());
+  config.get();
   Watcher watcher(screen_);
   trainer_.emplace(*engine_, *plan_, eval_plan_ ? &*eval_plan_ : nullptr, *store_, files,
                    trainer_options(options_, plan_->total_steps()), watcher);

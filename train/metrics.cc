@@ -107,6 +107,8 @@ namespace {
 
 // Writes the lines of steps up to `resumed_at` again, and keeps what they say.
 AppendedFile cut_back(const std::string& path, std::optional<int64_t> resumed_at, Metrics& all) {
+  // A new run's is as good absent as empty: nothing of it need be on the disk before the first step.
+  if (AppendedFile fresh(path, true); fresh.is_open()) return fresh;
   std::string kept;
   if (resumed_at) {
     for_each_line(path, [&](std::string_view line, const Metrics& one) {

@@ -2,6 +2,8 @@
 
 #include <functional>
 
+#include "model/text/html.h"
+
 namespace qlora {
 namespace {
 
@@ -117,7 +119,7 @@ std::string plots(const Metrics& m) {
 }
 
 void definition(std::string& out, const char* name, const std::string& value) {
-  if (!value.empty()) out += std::string("<dt>") + name + "</dt><dd>" + escape_html(value) + "</dd>";
+  if (!value.empty()) out += std::string("<dt>") + name + "</dt><dd>" + html_text(value) + "</dd>";
 }
 
 std::string shown_value(const Json& value) {
@@ -127,41 +129,21 @@ std::string shown_value(const Json& value) {
 
 }  // namespace
 
-std::string escape_html(std::string_view text) {
-  std::string out;
-  for (char c : text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        // Control characters have no place in HTML but for white space.
-        out += static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t' ? ' ' : c;
-    }
-  }
-  return out;
+std::string html_text(std::string_view text) {
+  std::string plain(text);
+  for (char& c : plain)
+    if (static_cast<unsigned char>(c) < 0x20 && c != '\n' && c != '\t') c = ' ';
+  return escape_html(plain);
 }
 
 std::string render_report(const Report& r) {
   std::string out =
       "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
       "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>" +
-      escape_html(r.title) + "</title><style>" + kStyle + "</style></head><body>\n<h1>" +
-      escape_html(r.title) + "</h1>\n<dl class=\"figures\">";
+      html_text(r.title) + "</title><style>" + kStyle + "</style></head><body>\n<h1>" + html_text(r.title) +
+      "</h1>\n<dl class=\"figures\">";
   for (const auto& [name, value] : r.figures)
-    out += "<div><dt>" + escape_html(name) + "</dt><dd>" + escape_html(value) + "</dd></div>";
+    out += "<div><dt>" + html_text(name) + "</dt><dd>" + html_text(value) + "</dd></div>";
   out += "</dl>\n";
   const std::string drawn = plots(r.metrics);
   if (!drawn.empty()) out += "<h2>Training</h2>\n<div class=\"plots\">\n" + drawn + "</div>\n";
@@ -177,7 +159,7 @@ std::string render_report(const Report& r) {
   if (!r.settings.empty()) {
     out += "<h2>Settings</h2>\n<table>";
     for (const auto& [key, value] : r.settings.items())
-      out += "<tr><th>" + escape_html(key) + "</th><td>" + escape_html(shown_value(value)) + "</td></tr>\n";
+      out += "<tr><th>" + html_text(key) + "</th><td>" + html_text(shown_value(value)) + "</td></tr>\n";
     out += "</table>\n";
   }
   return out + "<script>" + kScript + "</script>\n</body></html>\n";

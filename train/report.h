@@ -36,8 +36,8 @@ struct PlotSeries {
 };
 std::string render_plot(const std::string& title, const std::vector<PlotSeries>& series);
 
-// Text for the inside of an element or a quoted attribute.
-std::string escape_html(std::string_view text);
+// escape_html, without the control characters that have no place in HTML.
+std::string html_text(std::string_view text);
 // A figure as people read it: 4 significant digits, k, M, G for large ones.
 std::string short_number(double value);
 

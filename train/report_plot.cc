@@ -97,12 +97,12 @@ std::string render_plot(const std::string& title, const std::vector<PlotSeries>&
   const auto py = [&](double v) {
     return kHeight - kBottom - (v - y.low) / (y.high - y.low) * (kHeight - kTop - kBottom);
   };
-  std::string out = "<figure class=\"plot\"><figcaption>" + escape_html(title);
+  std::string out = "<figure class=\"plot\"><figcaption>" + html_text(title);
   for (size_t s = 0; s < series.size(); ++s)
     if (series.size() > 1 && !points[s].empty())
-      out += " <span class=\"key s" + std::to_string(s) + "\">" + escape_html(series[s].name) + "</span>";
+      out += " <span class=\"key s" + std::to_string(s) + "\">" + html_text(series[s].name) + "</span>";
   out += " <output></output></figcaption><svg viewBox=\"0 0 " + fixed(kWidth, 0) + " " + fixed(kHeight, 0) +
-         "\" role=\"img\" aria-label=\"" + escape_html(title) + "\">";
+         "\" role=\"img\" aria-label=\"" + html_text(title) + "\">";
   for (int i = 0; i * y.step <= (y.high - y.low) * 1.0001; ++i) {
     const double value = y.low + i * y.step;
     out += "<path class=\"grid\" d=\"M" + fixed(kLeft, 0) + " " + fixed(py(value), 1) + "H" +
@@ -127,7 +127,7 @@ std::string render_plot(const std::string& title, const std::vector<PlotSeries>&
               "," + short_number(series[s].y[i]);
     }
     const std::string name = "s" + std::to_string(s);
-    out += "<path class=\"line " + name + "\" d=\"" + line + "\" data-name=\"" + escape_html(series[s].name) +
+    out += "<path class=\"line " + name + "\" d=\"" + line + "\" data-name=\"" + html_text(series[s].name) +
            "\" data-points=\"" + data + "\"/>";
     if (!dots.empty()) out += "<path class=\"dots " + name + "\" d=\"" + dots + "\"/>";
   }

@@ -69,6 +69,7 @@ class GgufCheckpoint : public StoredCheckpoint {
       fail(Category::input, path_, ": tensor ", name, ": type ", t->type->name,
            " is not supported yet; use a file in F32, F16, BF16, Q4_0, Q4_1 or Q8_0");
     StoredTensor out;
+    out.file = path_;
     out.vector = e.vector;
     out.view.format = *t->type->format;
     out.view.rows = e.rows;

@@ -85,6 +85,7 @@ class HfCheckpoint : public StoredCheckpoint {
     if (e.linear) {
       if (const auto quantized = bnb_.read(e.module, e.rows, e.cols)) {
         out.view = *quantized;
+        out.file = folder_.find(e.name())->file->path();
         return out;
       }
     }
@@ -108,6 +109,7 @@ class HfCheckpoint : public StoredCheckpoint {
     out.view.rows = e.rows;
     out.view.cols = e.cols;
     out.view.data = entry->data();
+    out.file = entry->file->path();
     out.in_place = reinterpret_cast<uintptr_t>(entry->data()) % size_of(t.dtype) == 0;
     return out;
   }

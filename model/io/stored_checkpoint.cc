@@ -133,9 +133,9 @@ int64_t StoredCheckpoint::stored_index(const StoredTensor& t, int64_t index) {
 }
 
 void StoredCheckpoint::not_finite(const std::string& tensor, const StoredTensor& t, int64_t row, int64_t col,
-                                  float value) const {
+                                  float value) {
   const std::string place = t.vector ? cat("element ", col) : cat("row ", row, ", column ", col);
-  fail(Category::input, path_, ": tensor ", tensor, ": ", place, " is ", value,
+  fail(Category::input, t.file, ": tensor ", tensor, ": ", place, " is ", value,
        "; the weights are damaged: fetch or make them again");
 }
 

@@ -29,6 +29,7 @@ struct StoredTensor {
   bool in_place = true;     // false: rows are permuted, or elements are not aligned to their type
   bool round_bf16 = false;  // a GGUF's blocks
   int permuted_heads = 0;   // rows (elements of a vector) are stored as (head, half, 2)
+  std::string file;         // it lies in
 };
 
 // What the readers of both kinds of file share: tensors by Hugging Face names over mapped bytes.
@@ -52,8 +53,8 @@ class StoredCheckpoint : public Checkpoint {
   const StoredTensor& at(const std::string& tensor) const;
   // The rows of a matrix, the elements of a vector: what a permutation moves and an index names.
   static int64_t stored_index(const StoredTensor& t, int64_t index);
-  [[noreturn]] void not_finite(const std::string& tensor, const StoredTensor& t, int64_t row, int64_t col,
-                               float value) const;
+  [[noreturn]] static void not_finite(const std::string& tensor, const StoredTensor& t, int64_t row,
+                                      int64_t col, float value);
 
   std::string path_;
   ModelDesc desc_;

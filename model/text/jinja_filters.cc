@@ -2,6 +2,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "model/text/html.h"
 #include "model/text/jinja_filters.h"
 #include "model/text/unicode.h"
 
@@ -207,29 +208,7 @@ Value title(Interpreter& in, const Value& v, Args&) {
 
 Value escape(Interpreter& in, const Value& v, Args&) {
   const Str s = in.to_string(v);
-  std::string out;
-  for (const char c : s.text) {
-    switch (c) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      case '"':
-        out += "&#34;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return in.string(remade(s, std::move(out)));
+  return in.string(remade(s, escape_html(s.text)));
 }
 
 template <bool last>

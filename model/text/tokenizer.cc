@@ -81,9 +81,8 @@ std::string_view Tokenizer::id_to_token(int32_t id) const {
 }
 
 std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
-  const auto found = ids_.find(token);
-  if (found == ids_.end()) return std::nullopt;
-  return found->second;
+  const int32_t id = ids_.find(token);
+  return id < 0 ? std::nullopt : std::optional(id);
 }
 
 bool Tokenizer::is_special(int32_t id) const { return added_.is_special(id); }

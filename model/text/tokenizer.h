@@ -12,6 +12,7 @@
 #include "model/text/added_tokens.h"
 #include "model/text/bpe.h"
 #include "model/text/pre_tokenizer.h"
+#include "model/text/token_index.h"
 
 // Tokenizers as tokenizer.json describes them, id for id what the tokenizers library (0.23) gives. Now: BPE
 // over ByteLevel, with Digits in front or not, added tokens, and TemplateProcessing; any other normalizer,
@@ -95,7 +96,7 @@ class Tokenizer {
 
   std::vector<std::string> tokens_;       // by id, as spelled in the vocabulary; empty: no such id
   std::vector<std::string> token_bytes_;  // by id, decoded
-  std::unordered_map<std::string_view, int32_t> ids_;  // keys live in tokens_
+  TokenIndex ids_;                        // of tokens_
   Bpe bpe_;
   AddedTokens added_;
   std::vector<PreTokenizerStep> steps_;

@@ -75,16 +75,16 @@ void TokenizerBuilder::added(AddedToken added) {
 
 void TokenizerBuilder::seal() {
   auto& t = *made_;
-  t.ids_.reserve(t.tokens_.size());
+  if (const int32_t id = t.ids_.build(t.tokens_); id >= 0) {
+    const std::string& text = t.tokens_[static_cast<size_t>(id)];
+    fail(Category::input, where_, ": token \"", text, "\" has two ids, ", t.ids_.find(text), " and ", id,
+         "; the file is damaged");
+  }
   t.token_bytes_.resize(t.tokens_.size());
   std::string bytes;
   for (size_t id = 0; id < t.tokens_.size(); ++id) {
     const std::string& text = t.tokens_[id];
     if (text.empty()) continue;
-    const auto [place, fresh] = t.ids_.emplace(text, static_cast<int32_t>(id));
-    if (!fresh)
-      fail(Category::input, where_, ": token \"", text, "\" has two ids, ", place->second, " and ", id,
-           "; the file is damaged");
     const bool spelled = spelling_to_bytes(text, bytes);
     t.token_bytes_[id] = spelled ? bytes : text;
     if (spelled && bytes.size() == 1)
@@ -95,17 +95,20 @@ void TokenizerBuilder::seal() {
 }
 
 int32_t TokenizerBuilder::must_have(std::string_view token, std::string_view what) const {
-  const auto found = made_->ids_.find(token);
-  if (found == made_->ids_.end())
+  const int32_t id = made_->ids_.find(token);
+  if (id < 0)
     fail(Category::input, where_, ": ", what, ": \"", token,
          "\" is not in the vocabulary; the file is damaged");
-  return found->second;
+  return id;
 }
 
 void TokenizerBuilder::merge(std::string_view left, std::string_view right) {
-  const std::string what = "merge " + std::to_string(merges_);
-  const int32_t l = must_have(left, what), r = must_have(right, what);
-  const int32_t both = must_have(std::string(left).append(right), what);
+  merged_.assign(left).append(right);
+  const auto id_of = [&](std::string_view token) {
+    const int32_t id = made_->ids_.find(token);
+    return id >= 0 ? id : must_have(token, cat("merge ", merges_));
+  };
+  const int32_t l = id_of(left), r = id_of(right), both = id_of(merged_);
   made_->bpe_.add_merge(l, r, both, merges_++);
 }
 

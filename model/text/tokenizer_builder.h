@@ -19,6 +19,7 @@ class TokenizerBuilder {
   void token(std::string_view text, int64_t id);
   void added(AddedToken token);
   void seal();  // after the last token: the lookups are made
+  void reserve_merges(size_t count) { made_->bpe_.reserve_merges(count); }
   void merge(std::string_view left, std::string_view right);
   void unknown(std::string_view token, bool fuse);
   void ignore_merges();
@@ -39,6 +40,7 @@ class TokenizerBuilder {
   std::unique_ptr<Tokenizer> made_;
   int64_t limit_ = 0;
   int32_t merges_ = 0;
+  std::string merged_;
   std::vector<AddedToken> added_;
 };
 

@@ -141,6 +141,7 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufTokenizerData& data) {
       builder.token(data.tokens[id], static_cast<int64_t>(id));
   }
   builder.seal();
+  builder.reserve_merges(data.merges.size());
   for (const std::string& merge : data.merges) {
     const size_t space = merge.find(' ');
     if (space == std::string::npos || merge.find(' ', space + 1) != std::string::npos)

@@ -124,7 +124,9 @@ class Reader {
   }
 
   void read_merges(dom::element model) {
-    for (const dom::element merge : list(need(model, "merges", "model: "), "model: \"merges\"")) {
+    const dom::array merges = list(need(model, "merges", "model: "), "model: \"merges\"");
+    builder_.reserve_merges(merges.size());
+    for (const dom::element merge : merges) {
       string_view line;
       if (merge.get(line) == simdjson::SUCCESS) {
         const size_t space = line.find(' ');

@@ -121,8 +121,10 @@ TEST(Checkpoint, NaNIsNamed) {
   p.data(name)[2 * (3 * 128 + 5) + 1] = '\x7f';
   p.write(folder.path());
   const auto c = Checkpoint::open(folder.path());
-  expect_error(Category::input, {name, "row 3, column 5", "nan"}, [&] { rows_of(*c, name, 192, 128); });
-  expect_error(Category::input, {name, "row 3, column 5"}, [&] { c->check_finite(name); });
+  expect_error(Category::input, {"/model.safetensors: ", name, "row 3, column 5", "nan"},
+               [&] { rows_of(*c, name, 192, 128); });
+  expect_error(Category::input, {"/model.safetensors: ", name, "row 3, column 5"},
+               [&] { c->check_finite(name); });
   EXPECT_NE(c->fingerprint(), Checkpoint::open(kModels + "/llama")->fingerprint());
 }
 

@@ -80,7 +80,7 @@ TEST_F(RunFailures, NanWeight) {
   bytes[at] = bytes[at + 1] = '\xff';  // bf16 NaN
   scratch.write("model/model.safetensors", bytes);
   for (const char* bits : {"4", "8", "16"})
-    expect_error(train({"--model", model, "--bits", bits}), 3, {model, name, "5"});
+    expect_error(train({"--model", model, "--bits", bits}), 3, {file, name, "5"});
 }
 
 TEST_F(RunFailures, BrokenRow) {

@@ -35,7 +35,7 @@ TEST(Report, IsOneWholePage) {
   const std::string page = render_report(r);
   EXPECT_EQ(count(page, "<figure"), 6u);
   EXPECT_EQ(count(page, "<script>"), 1u);  // our own: nothing of the data became markup
-  EXPECT_NE(page.find("<title>run &lt;of&gt; &quot;mine&quot;</title>"), std::string::npos);
+  EXPECT_NE(page.find("<title>run &lt;of&gt; &#34;mine&#34;</title>"), std::string::npos);
   EXPECT_NE(page.find("<tr><th>model</th><td>a&amp;b</td></tr>"), std::string::npos);
   EXPECT_NE(page.find("<td>[1,2]</td>"), std::string::npos);
   EXPECT_EQ(count(page, "<dt>before</dt>"), 0u);
