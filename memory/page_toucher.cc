@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <exception>
 
 #include "memory/error.h"
 
@@ -21,7 +22,15 @@ PageToucher::PageToucher(std::byte* begin, size_t bytes, int threads, How how)
     : begin_(begin), bytes_(bytes), how_(how) {
   const size_t pieces = (bytes + kPiece - 1) / kPiece;
   working_ = static_cast<int>(std::min(static_cast<size_t>(std::max(threads, 1)), pieces));
-  for (int i = 0; i < working_; ++i) threads_.emplace_back([this] { work(); });
+  const int wanted = working_;
+  threads_.reserve(static_cast<size_t>(wanted));
+  for (int i = 0; i < wanted; ++i) {
+    try {
+      threads_.emplace_back([this] { work(); });
+    } catch (const std::exception&) {  // no room for a thread: this one does its part
+      work();
+    }
+  }
 }
 
 PageToucher::~PageToucher() {

@@ -1,12 +1,12 @@
 // qlora-train: trains adapters over a frozen, quantized base.
 #include <algorithm>
 #include <filesystem>
-#include <future>
 
 #include "kernels/common/isa.h"
 #include "memory/file.h"
 #include "memory/process.h"
 #include "model/generate.h"
+#include "tools/common/beside.h"
 #include "tools/common/format.h"
 #include "tools/common/main.h"
 #include "tools/common/signals.h"
@@ -314,8 +314,7 @@ int TrainTool::run() {
                            }};
   store_.emplace(out_, identity_of(options_, loading_->fingerprint(), *data_), files.write);
   // Beside the reservation of memory; of a resumed run only when the checkpoint has proved to be its own.
-  auto config = std::async(resume ? std::launch::deferred : std::launch::async,
-                           [this] { write_file(out_ + "/config.yaml", options_.to_yaml()); });
+  auto config = beside(!resume, [this] { write_file(out_ + "/config.yaml", options_.to_yaml()); });
   state_ = start();
   config.get();
   Watcher watcher(screen_);

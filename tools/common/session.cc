@@ -6,6 +6,7 @@
 #include "memory/file.h"
 #include "model/io/gguf_tokenizer.h"
 #include "model/text/chat.h"
+#include "tools/common/beside.h"
 
 namespace qlora::tools {
 namespace fs = std::filesystem;
@@ -69,22 +70,23 @@ Base open_base(const Options& options) {
 }
 
 BaseLoading::BaseLoading(const Base& base, int threads, How how) {
-  // One thread in all: when it is asked for.
-  const auto launch = threads > 1 && !how.later ? std::launch::async : std::launch::deferred;
+  const bool own = threads > 1 && !how.later;
   const auto stop_if_left = [this](int, int) {
     if (left_.load()) throw LeftAlone();
   };
   const std::shared_ptr<Model> model = Model::outline(base.checkpoint, base.spec);
   outline_ = model;
-  model_ = std::async(launch, [stop_if_left, model, threads]() -> std::shared_ptr<const Model> {
-             model->fill(threads, stop_if_left);
-             return model;
-           }).share();
+  auto fill = [stop_if_left, model, threads]() -> std::shared_ptr<const Model> {
+    model->fill(threads, stop_if_left);
+    return model;
+  };
+  model_ = beside(own, std::move(fill)).share();
   if (!how.identify) return;
-  fingerprint_ = std::async(launch, [checkpoint = base.checkpoint, loaded = model_] {
-                   loaded.get();  // a model that cannot be loaded needs no name
-                   return checkpoint->fingerprint();
-                 }).share();
+  auto name = [checkpoint = base.checkpoint, loaded = model_] {
+    loaded.get();  // a model that cannot be loaded needs no name
+    return checkpoint->fingerprint();
+  };
+  fingerprint_ = beside(own, std::move(name)).share();
 }
 
 TextTools open_text(const fs::path& path, const std::optional<std::string>& chat_template) {

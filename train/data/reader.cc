@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <optional>
+#include <system_error>
 #include <vector>
 
 #include "memory/error.h"
@@ -77,7 +79,13 @@ std::vector<Dataset> encode_blocks(const DataRows& rows, const RowEncoder& encod
       while (b < first && !broken.compare_exchange_weak(first, b)) continue;
     }
   };
-  ThreadPool(o.threads).run(static_cast<int64_t>(parts.size()), encode);
+  std::optional<ThreadPool> pool;
+  try {
+    pool.emplace(o.threads);
+  } catch (const std::system_error&) {  // no room for threads: slower, and the same rows
+    pool.emplace(1);
+  }
+  pool->run(static_cast<int64_t>(parts.size()), encode);
   for (const std::exception_ptr& error : errors)
     if (error) std::rethrow_exception(error);
   return parts;
