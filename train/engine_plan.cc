@@ -15,7 +15,7 @@ namespace {
 constexpr size_t kMiB = size_t{1} << 20;
 // What a process takes beside what was measured before its first step: code of the loop and of writing
 // checkpoints, stacks, writers' buffers.
-constexpr size_t kLater = 3 * kMiB;
+constexpr size_t kLater = 6 * kMiB;
 // Two processes of one program are never quite of one size: what a remedy must leave over.
 constexpr size_t kSlack = 4 * kMiB;
 
