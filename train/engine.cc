@@ -35,13 +35,13 @@ void Engine::optimizer_pass(Exec& e, const AdamWHyper& h) {
 }
 
 void Engine::reserve() {
+  connect_pages();  // first: it measures the disk with memory that the arena takes afterwards
   arena_ = Arena(plan_.arena_bytes);
   arena_.touch();
   exec_ = std::make_unique<Exec>(Device{DeviceKind::cpu, 0}, options_.threads, arena_.data());
   Phase phase(*exec_, state_);
   allocate_state(*exec_);
   moments_.connect({&update_, &save_, &load_});
-  connect_pages();
   targets_.reserve(static_cast<size_t>(std::max(options_.train.loss_rows, options_.eval.loss_rows)));
 }
 
