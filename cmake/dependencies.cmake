@@ -1,5 +1,5 @@
 # Libraries from the distribution, or from .deps/ where tools/setup --user unpacked them (CMAKE_PREFIX_PATH).
-find_package(OpenMP REQUIRED)
+find_package(Threads REQUIRED)
 find_package(simdjson REQUIRED)
 find_package(nlohmann_json REQUIRED)
 find_package(yaml-cpp REQUIRED)
