@@ -232,7 +232,8 @@ TEST(TextTokenizer, BytesOutsideOfTheVocabulary) {
   EXPECT_EQ(from_text(file.dump())->encode("aéb"), (Ids{1, 9, 2}));
 }
 
-// The small tokenizer between any two calls makes the thread forget the words of the large one.
+// The small tokenizer, which has other tokens for the same words, makes the thread forget those of the large
+// one.
 TEST(TextTokenizer, WordsSeenBeforeHaveTheirTokens) {
   const Tokenizer& large = smollm2();
   const auto other = from_text(small().dump());
@@ -244,7 +245,7 @@ TEST(TextTokenizer, WordsSeenBeforeHaveTheirTokens) {
     // Short ones come again, long ones are too long to be remembered, é is two bytes.
     for (size_t n = 1 + random() % (i % 2 == 0 ? 3 : 20); n > 0; --n)
       word += random() % 16 == 0 ? "é" : std::string(1, static_cast<char>('a' + random() % 26));
-    EXPECT_EQ(other->encode("abc"), (Ids{5}));
+    other->encode(word);
     for (TokenSpan s : large.encode_spans(word)) {
       s.begin += static_cast<uint32_t>(text.size());
       s.end += static_cast<uint32_t>(text.size());
