@@ -9,6 +9,7 @@
 #include "tools/common/beside.h"
 #include "tools/common/format.h"
 #include "tools/common/main.h"
+#include "tools/common/plan.h"
 #include "tools/common/signals.h"
 #include "tools/common/tables.h"
 #include "tools/common/threads.h"
@@ -103,24 +104,13 @@ void TrainTool::open(bool to_train) {
   adapter_ = make_adapter(options_, base_, base_.checkpoint->desc());
   model_ = loading_->outline();
 
-  const BatchOptions batches = batch_options(options_);
-  plan_.emplace(data_->train, batches);
-  EngineOptions engine = engine_options(options_, threads_);
-  engine.train = plan_->maxima();
-  if (data_->eval) {
-    BatchOptions held_out = batches;
-    held_out.shuffle = false;
-    held_out.accumulation = 1;
-    held_out.epochs = 1;
-    held_out.max_steps = 0;
-    eval_plan_.emplace(*data_->eval, held_out);
-    engine.eval = eval_plan_->maxima();
-  }
-  engine.batch_rows = batches.batch;
-  engine.accumulation = batches.accumulation;
+  plan_.emplace(data_->train, batch_options(options_));
+  if (data_->eval) eval_plan_.emplace(*data_->eval, eval_batch_options(options_));
   if (!later) loading_->model(), loading_->fingerprint();
   return_freed_memory();
-  engine_ = std::make_unique<Engine>(model_, adapter_.layout, engine);
+  engine_ = std::make_unique<Engine>(
+      model_, adapter_.layout,
+      engine_options(options_, threads_, plan_->maxima(), eval_plan_ ? eval_plan_->maxima() : BatchMaxima{}));
 }
 
 void TrainTool::show_plan() {
@@ -150,8 +140,7 @@ void TrainTool::show_plan() {
     screen_.line(cat("         ", format_bytes(plan.saved_bytes), " less than storing all, for ",
                      format_value(100 * plan.extra_seconds / (plan.seconds - plan.extra_seconds)),
                      "% more time a step, as estimated"));
-  for (const PlanRegion& row : plan.regions)
-    screen_.detail(cat("         ", row.name, ": ", format_bytes(row.bytes), " (", row.why, ")"));
+  for (const std::string& line : plan_table_lines(plan)) screen_.detail("         " + line);
 }
 
 void TrainTool::write_adapter(const std::string& folder) const {

@@ -32,6 +32,7 @@ struct EngineOptions {
   PagedWeights::Through pages_through;  // of weights and inputs
   std::optional<size_t> memory_budget;  // peak resident bytes, libraries included; none: what is free now
   OpRates rates;
+  std::vector<SavePolicy> pinned;  // a block each: taken as they are; empty: as `checkpointing` says
   int64_t accumulation = 1;  // microbatches of a step: they are laid out in host memory together
   int64_t batch_rows = 1;    // of a microbatch: what a remedy may lower
   // What a process takes besides the run; none: this one, measured when the plan is made.
@@ -73,6 +74,8 @@ class Engine {
   Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const EngineOptions& options);
 
   const EnginePlan& plan() const { return plan_; }
+  // A microbatch as planned, in order.
+  const Trace& training_trace() const { return train_; }
   const AdapterLayout& layout() const { return layout_; }
   const Model& model() const { return *model_; }
   // Reserves and touches the arena; parameters and moments are zero afterwards.

@@ -66,7 +66,16 @@ std::vector<size_t> saved_by_block(const Trace& t, int blocks) {
       std::find_if(t.spans.begin(), t.spans.end(), [](const Span& s) { return s.region == Region::logits; });
   check(logits != t.spans.end(), t.name, ": no logits");
   for (const Span& s : t.spans)
-    if (s.block >= 0 && s.live_at(logits->born)) out[static_cast<size_t>(s.block)] += s.bytes;
+    if (s.block >= 0 && s.region == Region::activations && s.live_at(logits->born))
+      out[static_cast<size_t>(s.block)] += s.bytes;
+  return out;
+}
+
+bool stored(const SavePolicy& policy, const std::string& field) {
+  bool out = false;
+  BlockSaved().for_each_field(policy, [&](const char* name, const Matrix&, Keep k) {
+    if (field == name) out = k == Keep::store;
+  });
   return out;
 }
 
@@ -272,7 +281,9 @@ void Engine::choose_saved() {
   lay_out();
   const size_t stored_arena = plan_.arena_bytes;
   const double stored_seconds = total(seconds_by_block(train_, options_.rates, model_->block_count()));
-  if (options_.checkpointing == Checkpointing::all) {
+  if (!options_.pinned.empty()) {
+    plan_.fits = attempt(options_.pinned);
+  } else if (options_.checkpointing == Checkpointing::all) {
     plan_.fits = attempt_uniform(Keep::recompute);
   } else if (options_.checkpointing == Checkpointing::automatic && !plan_.fits) {
     const auto policy_of = [&](const std::vector<bool>& again) {
@@ -351,11 +362,11 @@ void Engine::describe_arena() {
   size_t live = state_.bytes;
   for (const LiveBytes& l : live_at_peak(*largest)) {
     const bool named = std::string(name_of(l.region)) != l.name;
-    std::string why;
-    if (l.region == Region::activations && l.block >= 0) why = "stored from the forward to the backward pass";
-    add(cat(name_of(l.region), named ? cat("/", l.name) : "",
-            l.region == Region::activations && l.block >= 0 ? layer_text(l.block) : ""),
-        l.bytes, why.empty() ? cat("at the peak of ", largest->name) : why);
+    const bool saved = l.region == Region::activations && l.block >= 0;
+    add(cat(name_of(l.region), named ? cat("/", l.name) : "", saved ? layer_text(l.block) : ""), l.bytes,
+        saved && stored(plan_.policy[static_cast<size_t>(l.block)], l.name)
+            ? "stored from the forward to the backward pass"
+            : cat("at the peak of ", largest->name));
     live += l.bytes;
   }
   add("gaps", plan_.arena_bytes - live, "between spans that share the arena");

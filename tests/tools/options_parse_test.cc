@@ -311,8 +311,8 @@ TEST(Options, ConfigYamlRunsTheRunAgain) {
 
 // Any words end in options or in one Error of the user's kind.
 TEST(Options, AnyWordsParseOrAreRefused) {
-  for (const Table* table :
-       {&train_table(), &quantize_table(), &eval_table(), &generate_table(), &inspect_table()}) {
+  for (const Table* table : {&train_table(), &quantize_table(), &eval_table(), &generate_table(),
+                             &inspect_table(), &plan_table()}) {
     Words pool = {"--",
                   "-",
                   "-x",

@@ -16,7 +16,7 @@ class TableTest : public testing::TestWithParam<const Table*> {};
 
 INSTANTIATE_TEST_SUITE_P(Tools, TableTest,
                          testing::Values(&train_table(), &quantize_table(), &eval_table(), &generate_table(),
-                                         &inspect_table()),
+                                         &inspect_table(), &plan_table()),
                          [](const auto& info) { return with_underscores(info.param->program).substr(6); });
 
 TEST_P(TableTest, NoNameTwice) {

@@ -28,8 +28,7 @@ struct AnswerOptions {
 
 // Sampling, stops and numbers from the options and the model; a stop text that is a special token of the
 // tokenizer ends by its id.
-AnswerOptions answer_options(const Options& options, const Base& base, const TextTools& text,
-                             Screen& screen);
+AnswerOptions answer_options(const Options& options, const Base& base, const TextTools& text, Screen& screen);
 
 // on_text(prompt, part) as answers grow; false ends that answer.
 using OnText = std::function<bool(size_t, const std::string&)>;

@@ -29,12 +29,6 @@ fs::path variable(const char* name) {
   return value ? fs::path(value) : fs::path();
 }
 
-fs::path user_cache() {
-  const fs::path xdg = variable("XDG_CACHE_HOME");
-  if (xdg.is_absolute()) return xdg;  // the XDG specification has relative ones ignored
-  return variable("HOME") / ".cache";
-}
-
 const ShortName* short_name(const std::string& name) {
   for (const ShortName& known : kShortNames)
     if (name == known.name) return &known;
@@ -152,6 +146,12 @@ ResolvedPath resolve(const std::string& name, const char* kind) {
 }
 
 }  // namespace
+
+fs::path user_cache() {
+  const fs::path xdg = variable("XDG_CACHE_HOME");
+  if (xdg.is_absolute()) return xdg;  // the XDG specification has relative ones ignored
+  return variable("HOME") / ".cache";
+}
 
 std::vector<std::string> short_model_names() {
   std::vector<std::string> names;

@@ -24,6 +24,8 @@ ResolvedPath resolve_dataset(const std::string& name);
 std::vector<std::string> short_model_names();
 std::filesystem::path short_model_file(const std::string& name);
 
+// $XDG_CACHE_HOME, else ~/.cache.
+std::filesystem::path user_cache();
 // $HF_HUB_CACHE, else $HF_HOME/hub, else $XDG_CACHE_HOME/huggingface/hub, else ~/.cache/huggingface/hub.
 std::filesystem::path hub_cache();
 

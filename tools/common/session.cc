@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "memory/file.h"
+#include "model/io/config_checkpoint.h"
 #include "model/io/gguf_tokenizer.h"
 #include "model/text/chat.h"
 #include "tools/common/beside.h"
@@ -56,12 +57,13 @@ std::optional<QuantizedSpec> quantization_of(const Options& options, const std::
   return spec;
 }
 
-Base open_base(const Options& options) {
+Base open_base(const Options& options, bool shapes_only) {
   Base base;
   const std::string given = options.get<std::string>("model");
   base.source = resolve_model(given);
   base.name = base.source.hub_id.empty() ? given : base.source.hub_id;
-  base.checkpoint = Checkpoint::open(base.source.path.string());
+  const std::string path = base.source.path.string();
+  base.checkpoint = shapes_only ? open_shapes(path) : Checkpoint::open(path);
   if (base.checkpoint->quantization())
     check_agrees(options, *base.checkpoint->quantization(), base.source.path.string());
   else

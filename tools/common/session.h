@@ -28,7 +28,8 @@ struct Base {
 };
 // --model with --bits, --quant-type, --double-quant and --block-size. Category::usage when they contradict a
 // folder that is quantized.
-Base open_base(const Options& options);
+// `shapes_only`: a config.json without weights will do.
+Base open_base(const Options& options, bool shapes_only = false);
 // The model of a base: outlined at once, and read on a thread of its own while the caller reads other things.
 // Leaving without model() gives it up after the block in hand.
 class BaseLoading {

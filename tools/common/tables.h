@@ -12,6 +12,7 @@ const Table& quantize_table();
 const Table& eval_table();
 const Table& generate_table();
 const Table& inspect_table();
+const Table& plan_table();  // train's, with what a plan can do without
 
 // qlora-train's, by group.
 std::vector<Option> adapter_options();

@@ -6,6 +6,7 @@
 
 #include "kernels/common/isa.h"
 #include "tools/common/format.h"
+#include "tools/common/plan_rates.h"
 
 namespace qlora::tools {
 namespace {
@@ -161,6 +162,15 @@ BatchOptions batch_options(const Options& options) {
   return b;
 }
 
+BatchOptions eval_batch_options(const Options& options) {
+  BatchOptions b = batch_options(options);
+  b.shuffle = false;
+  b.accumulation = 1;
+  b.epochs = 1;
+  b.max_steps = 0;
+  return b;
+}
+
 TrainerOptions trainer_options(const Options& options, int64_t total_steps) {
   TrainerOptions t;
   t.output_dir = options.get<std::string>("output-dir");
@@ -188,17 +198,23 @@ TrainerOptions trainer_options(const Options& options, int64_t total_steps) {
   return t;
 }
 
-EngineOptions engine_options(const Options& options, int threads) {
+EngineOptions engine_options(const Options& options, int threads, const BatchMaxima& train,
+                             const BatchMaxima& eval) {
   EngineOptions e;
+  e.train = train;
+  e.eval = eval;
+  e.batch_rows = options.get<int64_t>("per-device-train-batch-size");
+  e.accumulation = options.get<int64_t>("gradient-accumulation-steps");
   e.numerics = numerics_of(options);
   e.threads = threads;
+  e.rates = op_rates(threads);
   e.lora_dropout = static_cast<float>(options.get<double>("lora-dropout"));
   const std::string checkpointing = options.get<std::string>("gradient-checkpointing");
   e.checkpointing = checkpointing == "all"    ? Checkpointing::all
                     : checkpointing == "none" ? Checkpointing::none
                                               : Checkpointing::automatic;
   e.optimizer = optimizer_of(options);
-  e.paging.folder = options.get<std::string>("output-dir");
+  e.paging.folder = options.find<std::string>("output-dir").value_or("");
   if (const auto budget = options.find<uint64_t>("memory")) e.memory_budget = static_cast<size_t>(*budget);
   return e;
 }

@@ -31,8 +31,11 @@ Adapter make_adapter(Options& options, const Base& base, const ModelDesc& desc);
 void begin_adapter(const Options& options, const AdapterLayout& layout, std::span<float> params);
 
 BatchOptions batch_options(const Options& options);
+BatchOptions eval_batch_options(const Options& options);  // each held-out row once, in order
 TrainerOptions trainer_options(const Options& options, int64_t total_steps);
-EngineOptions engine_options(const Options& options, int threads);
+// For the largest batches of a run; eval all zero: none.
+EngineOptions engine_options(const Options& options, int threads, const BatchMaxima& train,
+                             const BatchMaxima& eval);
 
 // Refuses what is known and not built, in one line each.
 void refuse_unbuilt(const Options& options);

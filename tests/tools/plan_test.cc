@@ -1,0 +1,158 @@
+// qlora-plan beside the run itself: what is printed is what is used.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <regex>
+
+#include "memory/random.h"
+#include "model/io/config_checkpoint.h"
+#include "model/io/safetensors.h"
+#include "model/io/stored_checkpoint.h"
+#include "tests/tools/run_support.h"
+#include "tests/tools/scratch.h"
+
+namespace qlora::testing {
+namespace {
+namespace fs = std::filesystem;
+
+struct Dims {
+  int64_t layers, dim, ff, heads, kv_heads, vocab;
+  bool tied;
+};
+
+// A model of random weights and rows of random tokens.
+void write_model(const Scratch& to, const Dims& d) {
+  const Json config = {{"architectures", {"LlamaForCausalLM"}},
+                       {"model_type", "llama"},
+                       {"hidden_size", d.dim},
+                       {"intermediate_size", d.ff},
+                       {"num_hidden_layers", d.layers},
+                       {"num_attention_heads", d.heads},
+                       {"num_key_value_heads", d.kv_heads},
+                       {"vocab_size", d.vocab},
+                       {"max_position_embeddings", 4096},
+                       {"rms_norm_eps", 1e-5},
+                       {"rope_theta", 10000.0},
+                       {"hidden_act", "silu"},
+                       {"tie_word_embeddings", d.tied},
+                       {"torch_dtype", "bfloat16"}};
+  const std::string file = to.write("config.json", config.dump());
+  const auto shapes = open_shapes(file);
+  std::vector<TensorSpec> specs;
+  for (const ExpectedTensor& e : expected_tensors(shapes->desc()))
+    specs.push_back({e.name(), DType::bf16,
+                     e.vector ? std::vector<int64_t>{e.cols} : std::vector<int64_t>{e.rows, e.cols}});
+  SafetensorsWriter out(to.path() / "model.safetensors", specs);
+  uint64_t draw = 0;
+  for (const TensorSpec& t : out.order()) {
+    std::vector<bf16> values(t.bytes() / sizeof(bf16));
+    for (bf16& v : values)
+      v = static_cast<bf16>(static_cast<float>(unit_interval(random_bits(7, draw++)) - .5) * .1f);
+    out.write(t.name, values.data(), t.bytes());
+  }
+  out.commit();
+}
+
+std::string write_rows(const Scratch& to, int64_t vocab, int rows, int tokens) {
+  std::string text;
+  for (int r = 0; r < rows; ++r) {
+    Json ids = Json::array();
+    for (int t = 0; t < tokens; ++t)
+      ids.push_back(random_bits(static_cast<uint64_t>(r), static_cast<uint64_t>(t)) %
+                    static_cast<uint64_t>(vocab));
+    text += Json{{"input_ids", ids}}.dump() + "\n";
+  }
+  return to.write("rows.jsonl", text);
+}
+
+// No test of the engine knows these shapes. Tolerance: a tenth of what is allowed for a real model (64 MiB),
+// since the planned regions are a tenth of its; the process itself is most of what may differ.
+TEST(PlanTest, WhatIsPrintedIsWhatIsUsed) {
+#ifndef __SANITIZE_ADDRESS__  // its own memory is not the program's
+  constexpr double kTolerance = 6.4 * (1 << 20);
+  for (const Dims& d : {Dims{5, 192, 448, 6, 2, 3000, true}, Dims{3, 320, 800, 5, 5, 1111, false}}) {
+    const Scratch scratch;
+    write_model(scratch, d);
+    const std::string rows = write_rows(scratch, d.vocab, 24, 700), out = scratch.path() / "out";
+    std::vector<double> totals;
+    for (const char* checkpointing : {"none", "all", "auto"}) {
+      Words words = {"--model",
+                     scratch.path(),
+                     "--dataset",
+                     rows,
+                     "--output-dir",
+                     out,
+                     "--max-seq-length",
+                     "512",
+                     "--per-device-train-batch-size",
+                     "4",
+                     "--gradient-accumulation-steps",
+                     "2",
+                     "--gradient-checkpointing",
+                     checkpointing,
+                     "--threads",
+                     "2",
+                     "--report-to",
+                     "none"};
+      uint64_t budget = 0;
+      if (checkpointing == std::string("auto")) {
+        budget = static_cast<uint64_t>((totals[0] + totals[1]) / 2);
+        words.insert(words.end(), {"--memory", std::to_string(budget >> 10) + "KiB"});
+      }
+      words.push_back("--json");
+      const Ended planned = run("qlora-plan", words);
+      ASSERT_EQ(planned.code, 0) << planned.err;
+      const Json plan = Json::parse(planned.out);
+      EXPECT_TRUE(plan["fits"].get<bool>());
+      uint64_t sum = 0;
+      for (const Json& r : plan["regions"]) sum += r["bytes"].get<uint64_t>();
+      EXPECT_EQ(sum, plan["total_bytes"].get<uint64_t>());
+      words.insert(words.end(), {"--max-steps", "2", "--overwrite-output-dir"});
+      const Ended trained = run("qlora-train", words);
+      ASSERT_EQ(trained.code, 0) << trained.err;
+      const Json result = Json::parse(slurp(out + "/result.json"));
+      const auto used = result["memory_bytes"].get<double>();
+      totals.push_back(plan["total_bytes"].get<double>());
+      EXPECT_NEAR(used, totals.back(), kTolerance) << checkpointing;
+      if (budget > 0) {
+        EXPECT_LE(used, static_cast<double>(budget));
+      }
+    }
+    EXPECT_GT(totals[0] - totals[1], 3 * kTolerance) << "proves too little";
+  }
+#endif
+}
+
+TEST(PlanTest, ConfigAloneAndAPicture) {
+  const Scratch scratch;
+  const std::string config = std::string(QLORA_GOLDEN) + "/configs/llama3_1_8b/config.json",
+                    picture = scratch.path() / "p.svg";
+  const Ended e =
+      run("qlora-plan", {"--model", config, "--max-seq-length", "2048", "--per-device-train-batch-size", "1",
+                         "--memory", "64GB", "--picture", picture, "--json"});
+  ASSERT_EQ(e.code, 0) << e.err;
+  const Json plan = Json::parse(e.out);
+  // 4-bit codes of 32 layers: 2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096 elements each.
+  uint64_t base = 0;
+  for (const Json& r : plan["regions"])
+    if (r["name"].get<std::string>().rfind("base/layer", 0) == 0) base += r["bytes"].get<uint64_t>();
+  EXPECT_EQ(base, uint64_t{32} * (2 * 4096 * 4096 + 2 * 1024 * 4096 + 3 * 14336 * 4096) / 2);
+  EXPECT_TRUE(plan["fits"].get<bool>());
+  EXPECT_EQ(plan["choices"]["x0"], "store");
+  EXPECT_EQ(plan["longest_sequence"].get<int64_t>() % 64, 0);
+  EXPECT_GT(plan["longest_sequence"].get<int64_t>(), 2048);
+  EXPECT_EQ(plan["total_bytes"].get<uint64_t>(), plan["device_bytes"].get<uint64_t>() +
+                                                     plan["host_bytes"].get<uint64_t>() +
+                                                     plan["file_bytes"].get<uint64_t>());
+  const std::string svg = slurp(picture);
+  EXPECT_EQ(svg.rfind("<svg", 0), 0u);
+  for (const char* part : {"activations", "logits", "all the time", "</svg>"})
+    EXPECT_NE(svg.find(part), std::string::npos) << part;
+
+  const Ended trains = run("qlora-train", {"--model", fs::path(config).parent_path(), "--dataset",
+                                           golden_rows(), "--output-dir", scratch.path() / "out"});
+  EXPECT_EQ(trains.code, 3) << "there is nothing to train";
+}
+
+}  // namespace
+}  // namespace qlora::testing

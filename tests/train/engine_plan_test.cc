@@ -1,0 +1,160 @@
+// Plans of models of real shape, of which only config.json is there: every byte named, packed tightly, linear
+// in the tokens, and never slower than a uniform choice that fits.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "model/io/config_checkpoint.h"
+#include "model/io/peft.h"
+#include "tests/support/golden_tensors.h"
+#include "tests/train/llama_fixture.h"
+#include "train/reach.h"
+
+namespace qlora::testing {
+namespace {
+
+struct Shapes {
+  explicit Shapes(const std::string& config) {
+    BaseSpec spec;
+    spec.quantize = QuantizedSpec{};
+    model = Model::outline(open_shapes(golden::path(config)), spec);
+    std::vector<LoraChoice> choices;
+    for (int b = 0; b < model->block_count(); ++b)
+      for (int k = 0; k < kLinears; ++k) choices.push_back({b, static_cast<LinearKind>(k), 16, 2});
+    layout = AdapterLayout(model->desc(), choices);
+  }
+  EngineOptions options(int64_t rows, int64_t length) const {
+    EngineOptions o;
+    o.train = full_rows(rows, length);
+    o.batch_rows = rows;
+    o.threads = 2;
+    o.process_bytes = size_t{20} << 20;
+    o.must_fit = false;
+    return o;
+  }
+  EnginePlan plan(const EngineOptions& o) const { return Engine(model, layout, o).plan(); }
+
+  std::shared_ptr<const Model> model;
+  AdapterLayout layout;
+};
+
+const char* const kTiny = "configs/tinyllama_1_1b";
+
+TEST(EnginePlanTest, RegionsAddUpAndArePackedTightly) {
+  for (const char* config : {kTiny, "configs/llama3_1_8b", "models/llama"}) {
+    const Shapes shapes(config);
+    for (const Checkpointing c : {Checkpointing::none, Checkpointing::all, Checkpointing::automatic}) {
+      EngineOptions o = shapes.options(2, 1024);
+      o.checkpointing = c;
+      if (c == Checkpointing::automatic) {  // half of the way from one to the other
+        o.memory_budget = size_t{1} << 40;
+        const size_t most = shapes.plan(o).total_bytes;
+        o.checkpointing = Checkpointing::all;
+        o.memory_budget = (most + shapes.plan(o).total_bytes) / 2;
+        o.checkpointing = c;
+      } else {
+        o.memory_budget = size_t{1} << 40;
+      }
+      const EnginePlan plan = shapes.plan(o);
+      EXPECT_TRUE(plan.fits);
+      size_t sum = 0;
+      for (const PlanRegion& r : plan.regions) sum += r.bytes;
+      EXPECT_EQ(sum, plan.total_bytes) << config;
+      EXPECT_LE(static_cast<double>(plan.arena_bytes), 1.03 * static_cast<double>(plan.live_bytes)) << config;
+    }
+  }
+}
+
+// The same decisions that a peer would make, and what the planner makes of the same bytes.
+TEST(EnginePlanTest, NeverSlowerThanAUniformChoiceThatFits) {
+  const Shapes shapes(kTiny);
+  EngineOptions o = shapes.options(2, 1024);
+  o.memory_budget = size_t{1} << 40;
+  o.checkpointing = Checkpointing::none;
+  const EnginePlan stored = shapes.plan(o);
+  o.checkpointing = Checkpointing::all;
+  const EnginePlan least = shapes.plan(o);
+  ASSERT_LT(least.total_bytes, stored.total_bytes);
+  o.checkpointing = Checkpointing::automatic;
+  double former = least.extra_seconds * 1.0001;
+  for (int i = 0; i <= 6; ++i) {
+    o.memory_budget =
+        least.total_bytes + (stored.total_bytes - least.total_bytes) * static_cast<size_t>(i) / 6;
+    const EnginePlan plan = shapes.plan(o);
+    EXPECT_TRUE(plan.fits) << i;
+    EXPECT_LE(plan.total_bytes, *o.memory_budget);
+    EXPECT_LE(plan.extra_seconds, former) << "more room and slower";
+    former = plan.extra_seconds * 1.0001;
+    for (const int every : {1, 2, 3}) {
+      o.pinned.assign(static_cast<size_t>(shapes.model->block_count()), {});
+      for (size_t b = 0; b < o.pinned.size(); b += static_cast<size_t>(every))
+        o.pinned[b] = SavePolicy::all(Keep::recompute);
+      const EnginePlan uniform = shapes.plan(o);
+      o.pinned.clear();
+      if (uniform.fits) {
+        EXPECT_LE(plan.extra_seconds, uniform.extra_seconds * 1.0001) << i << " every " << every;
+      }
+    }
+  }
+  EXPECT_EQ(former, 0) << "with room for everything nothing is computed again";
+}
+
+TEST(EnginePlanTest, GrowsLinearlyFrom2kTo128kTokens) {
+  const Shapes shapes(kTiny);
+  for (const Checkpointing c : {Checkpointing::none, Checkpointing::all}) {
+    std::vector<double> slopes;
+    double former = 0;
+    for (int64_t tokens = 2048; tokens <= 131072; tokens *= 2) {
+      EngineOptions o = shapes.options(1, tokens);
+      o.memory_budget = size_t{1} << 44;
+      o.checkpointing = c;
+      const auto bytes = static_cast<double>(shapes.plan(o).total_bytes);
+      if (former > 0) slopes.push_back((bytes - former) / (static_cast<double>(tokens) / 2));
+      former = bytes;
+    }
+    for (size_t i = 1; i < slopes.size(); ++i) EXPECT_NEAR(slopes[i] / slopes[i - 1], 1, .01) << i;
+  }
+}
+
+// A plan from config.json alone is the plan of the model itself.
+TEST(EnginePlanTest, ShapesAloneGiveTheSamePlan) {
+  const BaseSpec spec{QuantizedSpec{}};
+  const GoldenAdapter adapter(load_golden("llama")->desc(), "llama/adapter");
+  EngineOptions o;
+  o.train = full_rows(2, 48);
+  o.process_bytes = 1 << 20;
+  const EnginePlan real = Engine(load_golden("llama", spec), adapter.layout, o).plan();
+  const auto shapes = Model::outline(open_shapes(golden::path("models/llama/config.json")), spec);
+  const EnginePlan plan = Engine(shapes, adapter.layout, o).plan();
+  EXPECT_EQ(plan.total_bytes, real.total_bytes);
+  ASSERT_EQ(plan.regions.size(), real.regions.size());
+  for (size_t i = 0; i < plan.regions.size(); ++i) {
+    EXPECT_EQ(plan.regions[i].name, real.regions[i].name);
+    EXPECT_EQ(plan.regions[i].bytes, real.regions[i].bytes) << plan.regions[i].name;
+  }
+}
+
+TEST(EnginePlanTest, ReachEndsWhereNoMoreFits) {
+  const Shapes shapes(kTiny);
+  EngineOptions o = shapes.options(1, 64);
+  o.memory_budget = size_t{2} << 30;
+  o.checkpointing = Checkpointing::all;
+  const int64_t longest = Reach::longest_sequence(shapes.model, shapes.layout, o, 1 << 20);
+  ASSERT_GT(longest, 64);
+  const auto fits = [&](int64_t rows, int64_t length) {
+    EngineOptions at = o;
+    at.train = full_rows(rows, length);
+    return shapes.plan(at).fits;
+  };
+  EXPECT_TRUE(fits(1, longest));
+  EXPECT_FALSE(fits(1, longest + 64));
+  const int64_t rows = Reach::largest_batch(shapes.model, shapes.layout, o, 512, 1 << 10);
+  ASSERT_GT(rows, 1);
+  EXPECT_TRUE(fits(rows, 512));
+  EXPECT_FALSE(fits(rows + 1, 512));
+  o.memory_budget = size_t{100} << 20;
+  EXPECT_EQ(Reach::longest_sequence(shapes.model, shapes.layout, o, 1 << 20), 0);
+}
+
+}  // namespace
+}  // namespace qlora::testing

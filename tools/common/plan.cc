@@ -1,0 +1,171 @@
+#include "tools/common/plan.h"
+
+#include <algorithm>
+#include <filesystem>
+
+#include "memory/file.h"
+#include "memory/process.h"
+#include "tools/common/format.h"
+#include "tools/common/main.h"
+#include "tools/common/threads.h"
+#include "tools/common/train_run.h"
+#include "train/reach.h"
+
+namespace qlora::tools {
+namespace {
+
+constexpr int64_t kMostTokens = int64_t{1} << 20;
+
+// "activations/x0/layer 3" without its layer.
+std::string group_of(const std::string& name) {
+  const size_t at = name.rfind("/layer ");
+  return at == std::string::npos ? name : name.substr(0, at);
+}
+
+std::string padded(std::string s, size_t width, bool left) {
+  const std::string fill(width - std::min(width, s.size()), ' ');
+  return left ? s + fill : fill + s;
+}
+
+// What is planned: with --dataset its largest batches, else rows of full length.
+struct Planned {
+  std::unique_ptr<Engine> engine;
+  int64_t longest = 0, batch = 0;  // that fit, 0: none
+};
+
+Planned planned(Options& options, const Base& base, const TextTools& text, int threads) {
+  const ModelDesc& desc = base.checkpoint->desc();
+  const std::shared_ptr<const Model> model = Model::outline(base.checkpoint, base.spec);
+  const Adapter adapter = make_adapter(options, base, desc);
+  const int64_t length = options.get<int64_t>("max-seq-length");
+  BatchMaxima train = full_rows(options.get<int64_t>("per-device-train-batch-size"), length), eval;
+  std::unique_ptr<RowEncoder> encoder;
+  std::optional<TrainData> data;  // part of what the process holds
+  if (options.given("dataset")) {
+    encoder = row_encoder(options, text, desc.vocab);
+    data = read_train_data(options, *encoder, threads);
+    train = BatchPlan(data->train, batch_options(options)).maxima();
+    if (data->eval) eval = BatchPlan(*data->eval, eval_batch_options(options)).maxima();
+  }
+  return_freed_memory();
+  EngineOptions engine = engine_options(options, threads, train, eval);
+  engine.must_fit = false;
+  Planned p;
+  p.engine = std::make_unique<Engine>(model, adapter.layout, engine);
+  engine.process_bytes = p.engine->plan().process_bytes;
+  engine.memory_budget = p.engine->plan().budget_bytes;
+  p.longest = Reach::longest_sequence(model, adapter.layout, engine, kMostTokens / engine.batch_rows);
+  p.batch = Reach::largest_batch(model, adapter.layout, engine, length, kMostTokens / length);
+  return p;
+}
+
+void show(const Planned& p, Screen& screen, const Options& options) {
+  const EnginePlan& plan = p.engine->plan();
+  for (const std::string& line : plan_table_lines(plan)) screen.line(line);
+  screen.line("");
+  screen.line(cat("activations  ", plan.choices()));
+  if (plan.extra_seconds > 0)
+    screen.line(cat("             ", format_bytes(plan.saved_bytes), " less than storing all, for ",
+                    format_value(100 * plan.extra_seconds / (plan.seconds - plan.extra_seconds)),
+                    "% more time a step, as estimated"));
+  screen.line(
+      cat("packing      ",
+          format_value(100.0 * static_cast<double>(plan.arena_bytes) / static_cast<double>(plan.live_bytes) -
+                       100),
+          "% above the bound of live bytes"));
+  screen.line(cat("budget       ", format_bytes(plan.budget_bytes), plan.fits ? ": fits" : ": does not fit"));
+  screen.line(cat("reaches      sequences of ", format_count(p.longest), " tokens, ",
+                  options.get<int64_t>("per-device-train-batch-size"), " a batch; or ", format_count(p.batch),
+                  " rows of ", format_count(options.get<int64_t>("max-seq-length"))));
+}
+
+}  // namespace
+
+std::vector<std::string> plan_table_lines(const EnginePlan& plan) {
+  struct Line {
+    std::string name, why;
+    size_t bytes;
+    int layers;
+    std::string last;  // region: weights of one layer may lie in two places
+  };
+  std::vector<Line> lines;
+  for (const PlanRegion& r : plan.regions) {
+    const std::string group = group_of(r.name);
+    const bool layer = group != r.name;
+    const auto same = [&](const Line& l) {
+      return layer && l.layers > 0 && l.name == group && l.why == r.why;
+    };
+    if (const auto it = std::find_if(lines.begin(), lines.end(), same); it != lines.end()) {
+      it->bytes += r.bytes;
+      if (std::exchange(it->last, r.name) != r.name) ++it->layers;
+    } else {
+      lines.push_back({group, r.why, r.bytes, layer ? 1 : 0, r.name});
+    }
+  }
+  lines.push_back({"total", "", plan.total_bytes, 0, ""});
+  size_t width = 0;
+  for (const Line& l : lines) width = std::max(width, l.name.size());
+  std::vector<std::string> out;
+  for (const Line& l : lines)
+    out.push_back(padded(l.name, width, true) + "  " + padded(format_bytes(l.bytes), 10, false) + "  " +
+                  (l.layers > 0 ? cat(l.layers, l.layers == 1 ? " layer; " : " layers; ") : "") + l.why);
+  return out;
+}
+
+Json plan_json(const EnginePlan& plan) {
+  size_t by_place[3] = {};
+  Json regions = Json::array();
+  for (const PlanRegion& r : plan.regions) {
+    by_place[static_cast<size_t>(r.where)] += r.bytes;
+    regions.push_back({{"name", r.name}, {"where", name_of(r.where)}, {"bytes", r.bytes}, {"why", r.why}});
+  }
+  // Field by field and layer by layer, and those that are alike joined.
+  std::vector<std::pair<std::string, std::vector<std::string>>> fields;
+  for (const SavePolicy& policy : plan.policy) {
+    size_t i = 0;
+    BlockSaved().for_each_field(policy, [&](const char* name, const Matrix&, Keep k) {
+      if (fields.size() <= i) fields.push_back({name, {}});
+      fields[i++].second.push_back(name_of(k));
+    });
+  }
+  Json choices = Json::object();
+  for (const auto& [name, by_layer] : fields) {
+    if (std::all_of(by_layer.begin(), by_layer.end(), [&](const auto& c) { return c == by_layer[0]; }))
+      choices[name] = by_layer[0];
+    else
+      for (size_t b = 0; b < by_layer.size(); ++b) choices[cat(name, "/layer ", b)] = by_layer[b];
+  }
+  return {{"total_bytes", plan.total_bytes},
+          {"device_bytes", by_place[static_cast<size_t>(Place::device)]},
+          {"host_bytes", by_place[static_cast<size_t>(Place::host)]},
+          {"file_bytes", by_place[static_cast<size_t>(Place::file)]},
+          {"budget_bytes", plan.budget_bytes},
+          {"regions", regions},
+          {"choices", choices},
+          {"fits", plan.fits}};
+}
+
+int plan(Options& options) {
+  refuse_unbuilt(options);
+  Screen screen(options);
+  const int threads = thread_count(options);
+  const Base base = open_base(options, true);
+  settle(options, base);
+  const std::filesystem::path& path = base.source.path;
+  const TextTools text = path.extension() == ".json"
+                             ? TextTools{}
+                             : open_text_if_any(path, options.find<std::string>("chat-template"));
+  const Planned p = planned(options, base, text, threads);
+  show(p, screen, options);
+  if (const auto picture = options.find<std::string>("picture"))
+    write_file(*picture, plan_picture(*p.engine, base.name));
+  if (options.get<bool>("json")) {
+    Json json = plan_json(p.engine->plan());
+    json["longest_sequence"] = p.longest;
+    json["largest_batch"] = p.batch;
+    print_json(json);
+  }
+  return 0;
+}
+
+}  // namespace qlora::tools

@@ -1,0 +1,95 @@
+#include "train/op_rates.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels/attention/attention.h"
+#include "kernels/gemm/gemm.h"
+#include "memory/exec.h"
+#include "quant/quantized_weight.h"
+
+namespace qlora {
+namespace {
+
+constexpr int kRounds = 3;  // the best counts: the first warms caches up
+
+double thread_seconds() {
+  timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+}
+
+template <class F>
+double best_seconds(F&& f) {
+  double best = 1e9;
+  for (int i = 0; i < kRounds; ++i) {
+    const double began = thread_seconds();
+    f();
+    best = std::min(best, thread_seconds() - began);
+  }
+  return std::max(best, 1e-9);
+}
+
+// Flops a second of f, which is planned as every op is.
+template <class F>
+double rate_of(F&& f) {
+  Trace trace("rates");
+  {
+    Exec e = Exec::rehearsal(1);
+    Phase phase(e, trace);
+    f(e);
+  }
+  trace.lay_out();
+  const Arena arena(trace.bytes);
+  Exec e({DeviceKind::cpu, 0}, 1, arena.data());
+  return trace.flops() / best_seconds([&] {
+           Phase phase(e, trace);
+           f(e);
+         });
+}
+
+double product_rate() {
+  constexpr int64_t kRows = 256, kIn = 512, kOut = 512;
+  const QuantizedSpec spec;
+  const QuantizedSizes n = sizes_of(spec, kOut, kIn);
+  std::vector<uint8_t> codes(static_cast<size_t>(n.data)), absmax(static_cast<size_t>(n.absmax_codes));
+  std::vector<float> nested(static_cast<size_t>(n.nested_absmax), 1.0f);
+  const WeightView w = view_of(spec, kOut, kIn, {codes.data(), nullptr, absmax.data(), nested.data()});
+  const std::vector<bf16> x(kRows * kIn);
+  std::vector<bf16> y(kRows * kOut);
+  const GemmTerm term{ConstMat(x.data(), kRows, kIn), w};
+  return rate_of([&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, Mat(y.data(), kRows, kOut)); });
+}
+
+double attention_rate() {
+  constexpr int64_t kTokens = 256, kDim = 128;
+  const AttentionShape shape{2, 2, 64, .125f, 0, 0};
+  const std::vector<bf16> q(kTokens * kDim), k(q), v(q);
+  std::vector<bf16> o(q);
+  const std::vector<int32_t> docs{0, kTokens};
+  const auto view = [&](const std::vector<bf16>& m) { return ConstMat(m.data(), kTokens, kDim); };
+  return rate_of([&](Exec& e) {
+    attention_forward(e, shape, {docs, docs}, view(q), view(k), view(v), Mat(o.data(), kTokens, kDim), {});
+  });
+}
+
+double copy_rate() {
+  constexpr size_t kBytes = size_t{4} << 20;  // beyond the second cache
+  std::vector<char> from(kBytes, 1), to(kBytes, 1);
+  const double seconds = best_seconds([&] {
+    std::memcpy(to.data(), from.data(), kBytes);
+    from[0] = to[kBytes - 1];  // the copy is wanted
+  });
+  return 2 * static_cast<double>(kBytes) / seconds;
+}
+
+}  // namespace
+
+OpRates measure_op_rates(int threads) {
+  return {product_rate() * threads, attention_rate() * threads, copy_rate()};
+}
+
+}  // namespace qlora

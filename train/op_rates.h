@@ -1,0 +1,11 @@
+#pragma once
+#include "memory/plan.h"
+
+namespace qlora {
+
+// Measures what ops cost here, in some milliseconds: a product with a 4-bit weight, attention, a copy, each
+// on one thread by the thread's own clock, which other programs' turns do not count in; rates of compute are
+// then those of `threads` threads. They decide what is computed again, never what comes out.
+OpRates measure_op_rates(int threads);
+
+}  // namespace qlora
