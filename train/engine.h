@@ -33,8 +33,8 @@ struct EngineOptions {
   std::optional<size_t> memory_budget;  // peak resident bytes, libraries included; none: what is free now
   OpRates rates;
   std::vector<SavePolicy> pinned;  // a block each: taken as they are; empty: as `checkpointing` says
-  int64_t accumulation = 1;  // microbatches of a step: they are laid out in host memory together
-  int64_t batch_rows = 1;    // of a microbatch: what a remedy may lower
+  int64_t accumulation = 1;        // microbatches of a step: they are laid out in host memory together
+  int64_t batch_rows = 1;          // of a microbatch: what a remedy may lower
   // What a process takes besides the run; none: this one, measured when the plan is made.
   std::optional<size_t> process_bytes;
   bool must_fit = true;  // false: a plan over the budget is no error

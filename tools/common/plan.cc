@@ -63,7 +63,8 @@ void show(const Planned& p, Screen& screen, const Options& options) {
   const EnginePlan& plan = p.engine->plan();
   for (const std::string& line : plan_table_lines(plan)) screen.line(line);
   screen.line("");
-  screen.line(cat("activations  ", plan.choices()));
+  screen.line(cat("activations  ", plan.choices(), plan.inputs_paged ? "; blocks' inputs paged" : ""));
+  if (plan.weights_paged) screen.line("base         paged from the model's files");
   if (plan.extra_seconds > 0)
     screen.line(cat("             ", format_bytes(plan.saved_bytes), " less than storing all, for ",
                     format_value(100 * plan.extra_seconds / (plan.seconds - plan.extra_seconds)),
@@ -135,6 +136,8 @@ Json plan_json(const EnginePlan& plan) {
     else
       for (size_t b = 0; b < by_layer.size(); ++b) choices[cat(name, "/layer ", b)] = by_layer[b];
   }
+  if (plan.inputs_paged) choices["x0"] = "page";
+  choices["base"] = plan.weights_paged ? "page" : "store";
   return {{"total_bytes", plan.total_bytes},
           {"device_bytes", by_place[static_cast<size_t>(Place::device)]},
           {"host_bytes", by_place[static_cast<size_t>(Place::host)]},

@@ -15,7 +15,7 @@ int plan(Options& options);
 std::vector<std::string> plan_table_lines(const EnginePlan& plan);
 
 // {"total_bytes", "device_bytes", "host_bytes", "file_bytes", "budget_bytes", "regions", "choices", "fits"};
-// a field with one choice in all layers has one entry, else one for each layer.
+// a field with one choice in all layers has one entry, else one for each layer; "base" is the frozen weights.
 Json plan_json(const EnginePlan& plan);
 
 // Memory over a microbatch as an SVG: what is there all the time below, above it the arena's live bytes by
