@@ -16,9 +16,6 @@ constexpr size_t kMiB = size_t{1} << 20;
 // What a process takes beside what was measured before its first step: code of the loop and of writing
 // checkpoints, stacks, writers' buffers, headers of files. Seen: 5.5 MiB.
 constexpr size_t kLater = 6 * kMiB;
-// Two processes of one program are never quite of one size: what a remedy must leave over.
-constexpr size_t kSlack = 4 * kMiB;
-
 std::string mib(size_t bytes) { return cat((bytes + kMiB - 1) / kMiB, " MiB"); }
 
 // A batch's arrays in host memory (train/data/batches.h), `batches` of them.
@@ -303,51 +300,6 @@ void Engine::choose_saved() {
   plan_.seconds = total(seconds_by_block(train_, options_.rates, model_->block_count()));
   plan_.extra_seconds = plan_.seconds - stored_seconds;
   plan_.saved_bytes = stored_arena - std::min(stored_arena, plan_.arena_bytes);
-}
-
-// Settings that fit, each seen to by a plan of its own.
-std::string Engine::remedy() const {
-  std::string text = cat("--memory ", (plan_.total_bytes + kSlack + kMiB - 1) / kMiB, "MiB would do");
-  EngineOptions smaller = options_;
-  smaller.must_fit = false;
-  smaller.process_bytes = plan_.process_bytes;
-  smaller.memory_budget = plan_.budget_bytes - std::min(plan_.budget_bytes, kSlack);
-  const auto fits = [&](int64_t rows, int64_t length) {
-    for (BatchMaxima* m : {&smaller.train, &smaller.eval}) {
-      const BatchMaxima& full = m == &smaller.train ? options_.train : options_.eval;
-      const int64_t row = (full.tokens + options_.batch_rows - 1) / options_.batch_rows;
-      m->longest = std::min(full.longest, length);
-      m->tokens = std::min(full.tokens, rows * std::max(std::min(row, length), m->longest));
-      m->documents = full.documents;
-      m->loss_rows = std::min(full.loss_rows, m->tokens);
-    }
-    return Engine(model_, layout_, smaller).plan().fits;
-  };
-  if (options_.checkpointing == Checkpointing::none) {
-    smaller.checkpointing = Checkpointing::all;
-    if (fits(options_.batch_rows, options_.train.tokens)) return text + ", or --gradient-checkpointing auto";
-    smaller.checkpointing = Checkpointing::none;
-  } else {
-    smaller.checkpointing = Checkpointing::all;
-  }
-  // The most of `unit`s in [1, most) that fit; 0: none.
-  const auto longest = [](int64_t most, const auto& holds) {
-    int64_t good = 0;
-    for (int64_t bad = most; bad - good > 1;) {
-      const int64_t middle = good + (bad - good) / 2;
-      (holds(middle) ? good : bad) = middle;
-    }
-    return good;
-  };
-  const int64_t rows =
-      longest(options_.batch_rows, [&](int64_t n) { return fits(n, options_.train.tokens); });
-  if (rows > 0) return text + cat(", or --per-device-train-batch-size ", rows);
-  constexpr int64_t kUnit = 64;
-  const int64_t length = kUnit * longest((options_.train.longest + kUnit - 1) / kUnit,
-                                         [&](int64_t n) { return fits(1, n * kUnit); });
-  if (length == 0) return text;
-  return text + cat(", or ", options_.batch_rows > 1 ? "--per-device-train-batch-size 1 " : "",
-                    "--max-seq-length ", length);
 }
 
 void Engine::describe_arena() {
