@@ -348,6 +348,7 @@ void Engine::describe() {
   add("staging", Place::host, staging_bytes(), "the batches of a step");
   size_t sum = 0;
   for (const PlanRegion& r : plan_.regions) sum += r.bytes;
+  check(sum <= plan_.total_bytes, "a plan of ", plan_.total_bytes, " bytes lists ", sum);
   // What reading and tokenizing took at its peak and gave back, where that is above the run's own.
   add("loading", Place::host, plan_.total_bytes - sum, "taken before the first step, and given back");
 }
