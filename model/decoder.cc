@@ -115,6 +115,18 @@ LossSum Decoder::loss(Exec& e, const TokenBatch& b, const WeightView& head, cons
   return sum;
 }
 
+namespace {
+
+// What an exception leaves of a pass goes with it: spans know their Exec, which may die before the decoder.
+struct EmptyAfterwards {
+  std::vector<BlockSaved>& saved;
+  ~EmptyAfterwards() {
+    for (BlockSaved& s : saved) s = {};
+  }
+};
+
+}  // namespace
+
 LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
                        std::span<const SavePolicy> policy, const DropoutKey& dropout, float grad_scale) {
   const ModelDesc& d = model_->desc();
@@ -124,6 +136,7 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
   const auto stream = [&](const char* name) {
     return e.matrix(Region::activations, name, numerics_.stream, batch.tokens, d.dim);
   };
+  const EmptyAfterwards empty{saved_};
   BlockInputs inputs(e, input_pages_, numerics_.stream, batch.tokens, d.dim);
 
   PagedWeights::Pass weights(e, *model_, pages_);
