@@ -42,6 +42,9 @@ ThreadPool::ThreadPool(int threads) {
     end(workers_, stop_, round_);
     throw;
   }
+  // All have begun when it returns: what a thread allocates as it begins is not left for some later loop.
+  share(
+      0, [](void*, int64_t, int) {}, nullptr);
 }
 
 ThreadPool::~ThreadPool() { end(workers_, stop_, round_); }
