@@ -254,7 +254,10 @@ TEST_F(MomentsTest, LeaveMemoryWhenItHasNoRoom) {
   options.process_bytes = 1 << 20;
   const Engine roomy(model, layout, options);
   EXPECT_TRUE(roomy.moments().in_memory());
-  options.memory_budget = roomy.plan().total_bytes - 100000;
+  // Less than the plain optimizer needs, whose moments pass through no slots.
+  options.optimizer = OptimizerKind::adamw;
+  options.memory_budget = Engine(model, layout, options).plan().total_bytes - 100000;
+  options.optimizer = OptimizerKind::paged_adamw_32bit;
   const Engine tight(model, layout, options);
   EXPECT_FALSE(tight.moments().in_memory());
   EXPECT_LE(tight.plan().total_bytes, *options.memory_budget);
@@ -267,7 +270,8 @@ TEST_F(MomentsTest, LeaveMemoryWhenItHasNoRoom) {
   EXPECT_EQ(row(tight).rfind("0: two, fp32", 0), 0u) << row(tight);
   EXPECT_NE(row(tight).find("in a file"), std::string::npos) << row(tight);
   options.optimizer = OptimizerKind::adamw;
-  EXPECT_THROW(Engine(model, layout, options), Error);
+  options.must_fit = false;
+  EXPECT_TRUE(Engine(model, layout, options).moments().in_memory());
 }
 
 }  // namespace
