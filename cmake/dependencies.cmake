@@ -20,7 +20,7 @@ target_include_directories(qlora_pcre2 SYSTEM INTERFACE ${PCRE2_INCLUDE_DIR})
 target_link_libraries(qlora_pcre2 INTERFACE ${PCRE2_LIBRARY})
 
 if(QLORA_CUDA)
-  find_package(CUDAToolkit REQUIRED)
+  find_package(CUDAToolkit 13.0 REQUIRED)
   set(QLORA_CUDA_RUNTIME CUDA::cudart)
 endif()
 

@@ -31,6 +31,7 @@ class Error : public std::runtime_error {
 template <class... Args>
 std::string cat(Args&&... args) {
   std::ostringstream out;
+  out.exceptions(std::ios_base::badbit);  // else a stream drops what it finds no memory for
   (out << ... << std::forward<Args>(args));
   return std::move(out).str();
 }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "memory/touch_pages.h"
+
 namespace qlora {
 namespace {
 
@@ -34,7 +36,6 @@ size_t reservation_bytes() {
 }
 
 constexpr int kMostTouching = 8;  // more do not make the kernel faster
-constexpr std::chrono::milliseconds kPatience{250};
 
 size_t aligned(size_t bytes) { return (bytes + Trace::kAlign - 1) / Trace::kAlign * Trace::kAlign; }
 
@@ -133,15 +134,13 @@ Arena::Arena(size_t bytes) : bytes_(bytes) {
 }
 
 Arena::~Arena() {
-  toucher_.reset();
   if (data_ != nullptr) munmap(data_, bytes_);
 }
 
 void Arena::touch() {
   cpu_set_t allowed;
   const int cpus = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : 1;
-  toucher_ = std::make_unique<PageToucher>(data_, bytes_, std::min(cpus, kMostTouching));
-  toucher_->wait(kPatience);
+  touch_pages(data_, bytes_, std::min(cpus, kMostTouching));
 }
 
 }  // namespace qlora

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "memory/error.h"
-#include "memory/page_toucher.h"
 #include "memory/thread_pool.h"
 #include "memory/trace.h"
 #include "memory/view.h"
@@ -193,27 +192,22 @@ class Arena {
   // Zero bytes is an empty arena. Category::memory when the system has no room.
   explicit Arena(size_t bytes);
   ~Arena();
-  Arena(Arena&& o) noexcept
-      : data_(std::exchange(o.data_, nullptr)),
-        bytes_(std::exchange(o.bytes_, 0)),
-        toucher_(std::move(o.toucher_)) {}
+  Arena(Arena&& o) noexcept : data_(std::exchange(o.data_, nullptr)), bytes_(std::exchange(o.bytes_, 0)) {}
   Arena& operator=(Arena&& o) noexcept {
     std::swap(data_, o.data_);
     std::swap(bytes_, o.bytes_);
-    std::swap(toucher_, o.toucher_);
     return *this;
   }
   std::byte* data() const { return data_; }
   size_t bytes() const { return bytes_; }
-  // Makes every page resident, on as many threads as there are CPUs for this process. Where the system is
-  // slow to give pages (a virtual machine whose host has taken them back: 2 s for 1 GiB), it goes on in the
-  // background after a quarter of a second. Category::memory when there are none.
+  // Makes every page resident, on as many threads as there are CPUs for this process: a step that began never
+  // meets a shortage. (A virtual machine whose host has taken pages back may need a second for 1 GiB.)
+  // Category::memory when there are none.
   void touch();
 
  private:
   std::byte* data_ = nullptr;
   size_t bytes_ = 0;
-  std::unique_ptr<PageToucher> toucher_;
 };
 
 }  // namespace qlora

@@ -34,13 +34,9 @@ class OnDevice {
 cudaEvent_t event_of(void* handle) { return static_cast<cudaEvent_t>(handle); }
 cudaStream_t stream_of(void* handle) { return static_cast<cudaStream_t>(handle); }
 
-#if CUDART_VERSION >= 13000
 cudaMemLocation location(bool on_device, int device) {
   return {on_device ? cudaMemLocationTypeDevice : cudaMemLocationTypeHost, on_device ? device : 0};
 }
-#else
-int location(bool on_device, int device) { return on_device ? device : cudaCpuDeviceId; }
-#endif
 
 }  // namespace
 
@@ -125,17 +121,10 @@ void Stream::wait(const Event& e) {
 void Stream::copy(void* to, const void* from, size_t bytes) {
   verify(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(handle_)), "cudaMemcpyAsync");
 }
-#if CUDART_VERSION >= 13000
 void Stream::prefetch(void* managed, size_t bytes, bool to_device) {
   verify(cudaMemPrefetchAsync(managed, bytes, location(to_device, device_), 0, stream_of(handle_)),
          "cudaMemPrefetchAsync");
 }
-#else
-void Stream::prefetch(void* managed, size_t bytes, bool to_device) {
-  verify(cudaMemPrefetchAsync(managed, bytes, location(to_device, device_), stream_of(handle_)),
-         "cudaMemPrefetchAsync");
-}
-#endif
 void Stream::prefer_host(void* managed, size_t bytes) {
   verify(cudaMemAdvise(managed, bytes, cudaMemAdviseSetPreferredLocation, location(false, device_)),
          "cudaMemAdvise");

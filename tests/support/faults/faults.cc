@@ -67,8 +67,11 @@ bool strikes(bool lasting, const char* call, const char* path) {
 
 bool counts(const char* path) { return armed && path != nullptr && strncmp(path, under, strlen(under)) == 0; }
 
+// The C library's own allocations for a thread fail as the thread does: that is the fault `thread`.
+__thread bool starting_a_thread = false;
+
 bool allocation_fails() {
-  if (!armed || (kind != Kind::memory && kind != Kind::starve)) return false;
+  if (starting_a_thread || !armed || (kind != Kind::memory && kind != Kind::starve)) return false;
   return strikes(kind == Kind::starve, "allocation", "");
 }
 
@@ -178,7 +181,10 @@ int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*
                    void* argument) {
   if (armed && kind == Kind::thread && strikes(false, "pthread_create", "")) return EAGAIN;
   using Create = int (*)(pthread_t*, const pthread_attr_t*, void* (*)(void*), void*);
-  return next<Create>("pthread_create")(thread, attributes, body, argument);
+  starting_a_thread = true;
+  const int error = next<Create>("pthread_create")(thread, attributes, body, argument);
+  starting_a_thread = false;
+  return error;
 }
 
 ssize_t write(int fd, const void* data, size_t bytes) {
