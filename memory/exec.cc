@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "memory/cuda/host.h"
 #include "memory/touch_pages.h"
 
 namespace qlora {
@@ -48,13 +49,16 @@ void Buffer::reset() {
   data_ = nullptr;
 }
 
-Exec::Exec(Device device, int threads, std::byte* arena) : device_(device), threads_(threads), arena_(arena) {
+Exec::Exec(Device device, int threads, std::byte* arena)
+    : device_(device), target_(device), threads_(threads), arena_(arena) {
   check(threads >= 1, threads, " threads");
   if (threads > 1 && !rehearsing()) pool_ = std::make_unique<ThreadPool>(threads);
+  if (on_cuda()) stream_ = std::make_unique<cuda::Stream>(device.index);
 }
 
-Exec Exec::rehearsal(int threads) {
+Exec Exec::rehearsal(int threads, Device target) {
   Exec e({DeviceKind::rehearsal, 0}, threads, nullptr);
+  e.target_ = target;
   e.reservation_ = static_cast<std::byte*>(reserve(reservation_bytes()));
   if (e.reservation_ == nullptr) no_addresses();
   return e;
@@ -62,9 +66,11 @@ Exec Exec::rehearsal(int threads) {
 
 Exec::Exec(Exec&& o) noexcept
     : device_(o.device_),
+      target_(o.target_),
       threads_(o.threads_),
       arena_(o.arena_),
       pool_(std::move(o.pool_)),
+      stream_(std::move(o.stream_)),
       poison_(o.poison_),
       trace_(o.trace_),
       next_(o.next_),
@@ -96,8 +102,16 @@ Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
   check(std::strcmp(s.name, name) == 0 && bytes <= s.bytes, trace_->name, ": planned ", s.name, " of ",
         s.bytes, " bytes, asked for ", name, " of ", bytes);
   b.data_ = arena_ + trace_->base + s.offset;
-  if (poison_) std::memset(b.data_, 0xff, bytes);
+  if (poison_) poison(b.data_, bytes);
   return b;
+}
+
+// In the order of the ops: one that had the span before may not have run yet.
+void Exec::poison(void* data, size_t bytes) {
+  if (on_cuda())
+    stream().fill(data, 0xff, bytes);
+  else
+    std::memset(data, 0xff, bytes);
 }
 
 Matrix Exec::matrix(Region region, const char* name, DType dtype, int64_t rows, int64_t cols) {

@@ -19,6 +19,9 @@ struct Device {
 };
 
 class Exec;
+namespace cuda {
+class Stream;
+}
 
 // One span of the arena; gives it back when it dies. Movable, not copyable.
 class Buffer {
@@ -83,10 +86,12 @@ class Matrix {
 // thread.
 class Exec {
  public:
-  // An Exec that rehearses; the traces it enters are filled.
-  static Exec rehearsal(int threads);
-  // An Exec on the CPU. `arena` holds every phase at its base + offset; may be null as long as nothing is
-  // allocated.
+  // An Exec that rehearses what will run on `target`; the traces it enters are filled.
+  static Exec rehearsal(int threads, Device target = {});
+  // An Exec on the CPU, or on a CUDA device: then with a stream of its own, on which every op is put and
+  // which nothing waits for but stream().synchronize() and the destructor. `arena` is that device's memory
+  // and holds every phase at its base + offset; may be null as long as nothing is allocated. Category::usage
+  // without CUDA.
   Exec(Device device, int threads, std::byte* arena);
   Exec(const Exec&) = delete;
   Exec& operator=(const Exec&) = delete;
@@ -95,6 +100,12 @@ class Exec {
 
   Device device() const { return device_; }
   bool rehearsing() const { return device_.kind == DeviceKind::rehearsal; }
+  // CUDA's bodies run, or are rehearsed: their workspace is theirs.
+  bool on_cuda() const { return target_.kind == DeviceKind::cuda; }
+  cuda::Stream& stream() const {
+    check(stream_ != nullptr, "a stream of an Exec that has none");
+    return *stream_;
+  }
   int threads() const { return threads_; }
   // The trace of the phase in force.
   Trace& trace() const {
@@ -157,10 +168,12 @@ class Exec {
   friend class Buffer;
   friend class Phase;
   void release(const Buffer& b);
-  Device device_;
+  void poison(void* data, size_t bytes);
+  Device device_, target_;  // they differ in rehearsal
   int threads_ = 1;
   std::byte* arena_ = nullptr;
   std::unique_ptr<ThreadPool> pool_;  // null: one thread
+  std::unique_ptr<cuda::Stream> stream_;
   bool poison_ = false;
   Trace* trace_ = nullptr;
   size_t next_ = 0;  // the next span of the trace in force

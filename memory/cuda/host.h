@@ -86,6 +86,7 @@ class Stream {
   void wait(const Event& event);
   // Between any kinds of memory. Nobody may touch either side until it is waited for.
   void copy(void* to, const void* from, size_t bytes);
+  void fill(void* to, unsigned char byte, size_t bytes);
   // Managed memory is to lie on the device, or on the host, from here on; and where it lies when nobody asks.
   void prefetch(void* managed, size_t bytes, bool to_device);
   void prefer_host(void* managed, size_t bytes);

@@ -192,6 +192,10 @@ void Stream::copy(void* to, const void* from, size_t bytes) {
     if (!m.failed) std::memcpy(to, from, bytes);
   });
 }
+void Stream::fill(void* to, unsigned char byte, size_t bytes) {
+  verify();
+  queue_of(handle_).push([=] { std::memset(to, byte, bytes); });
+}
 void Stream::prefetch(void*, size_t, bool) { verify(); }
 void Stream::prefer_host(void*, size_t) { verify(); }
 void Stream::call(void (*f)(void*), void* argument) {

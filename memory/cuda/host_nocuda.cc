@@ -27,6 +27,7 @@ Stream::Stream(int device) : device_(device) { absent(); }
 Stream::~Stream() = default;
 void Stream::wait(const Event&) { absent(); }
 void Stream::copy(void*, const void*, size_t) { absent(); }
+void Stream::fill(void*, unsigned char, size_t) { absent(); }
 void Stream::prefetch(void*, size_t, bool) { absent(); }
 void Stream::prefer_host(void*, size_t) { absent(); }
 void Stream::call(void (*)(void*), void*) { absent(); }

@@ -121,6 +121,9 @@ void Stream::wait(const Event& e) {
 void Stream::copy(void* to, const void* from, size_t bytes) {
   verify(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream_of(handle_)), "cudaMemcpyAsync");
 }
+void Stream::fill(void* to, unsigned char byte, size_t bytes) {
+  verify(cudaMemsetAsync(to, byte, bytes, stream_of(handle_)), "cudaMemsetAsync");
+}
 void Stream::prefetch(void* managed, size_t bytes, bool to_device) {
   verify(cudaMemPrefetchAsync(managed, bytes, location(to_device, device_), 0, stream_of(handle_)),
          "cudaMemPrefetchAsync");

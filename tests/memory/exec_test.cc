@@ -7,6 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "memory/cuda/emulated.h"
+#include "memory/cuda/host.h"
 #include "memory/thread_pool.h"
 
 namespace qlora {
@@ -107,6 +109,44 @@ TEST(Exec, ATouchInRehearsalFaults) {
   EXPECT_DEATH(std::memset(a.data(), 0, 1), "");
   EXPECT_FALSE(e.op("op", 1, 2, 3));
   EXPECT_EQ(trace.ops.size(), 1u);
+}
+
+// On a CUDA device the poison takes its turn on the stream, behind what still uses the span's former owner.
+TEST(Exec, OnCudaPoisonStandsInTheStream) {
+  cuda::emulate({.seed = 5});
+  Trace trace("t");
+  const Device device{DeviceKind::cuda, 0};
+  const auto run = [](Exec& e, std::vector<float>& kept) {
+    const std::vector<float> ones(100, 1.f);
+    {
+      const Buffer a = e.allocate(Region::workspace, "a", 400);
+      if (!e.rehearsing()) {
+        e.stream().copy(a.data(), ones.data(), 400);
+        e.stream().copy(kept.data(), a.data(), 400);
+      }
+    }
+    const Buffer b = e.allocate(Region::workspace, "b", 400);  // where a was
+    if (e.rehearsing()) return;
+    e.stream().synchronize();
+    EXPECT_TRUE(std::isnan(b.as<float>()[99]));
+  };
+  std::vector<float> kept(100);
+  {
+    Exec e = Exec::rehearsal(1, device);
+    EXPECT_TRUE(e.on_cuda() && e.rehearsing());
+    EXPECT_THROW(e.stream(), Error);
+    Phase phase(e, trace);
+    run(e, kept);
+  }
+  trace.lay_out();
+  EXPECT_EQ(trace.bytes, 448u);
+  Arena arena(trace.bytes);
+  Exec e(device, 1, arena.data());
+  e.set_poison(true);
+  Phase phase(e, trace);
+  run(e, kept);
+  EXPECT_EQ(kept, std::vector<float>(100, 1.f));
+  EXPECT_FALSE(Exec({DeviceKind::cpu, 0}, 1, nullptr).on_cuda());
 }
 
 }  // namespace
