@@ -1,10 +1,12 @@
 #include "model/block.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "kernels/gated_act/gated_act.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rows/rows.h"
+#include "model/turned_heads.h"
 
 namespace qlora {
 namespace {
@@ -48,7 +50,7 @@ void for_normed_tiles(Exec& e, const BlockContext& c, const BlockBatch& b, const
 }
 
 // q, k, v from x0.
-void fill_qkv(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved& s) {
+void fill_qkv(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep, BlockSaved& s) {
   if (s.q) return;
   const BlockDesc& d = *c.desc;
   const LinearGroup& g = c.of(Group::qkv);
@@ -56,20 +58,22 @@ void fill_qkv(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved& s
   s.k = e.matrix(Region::activations, "k", c.numerics.compute, b.tokens, d.kv_dim());
   s.v = e.matrix(Region::activations, "v", c.numerics.compute, b.tokens, d.kv_dim());
   s.s_qkv = e.matrix(Region::activations, "s_qkv", c.numerics.compute, b.tokens, g.rank_sum);
-  for_normed_tiles(e, c, b, s.x0, c.weights->norm1, [&](const Tile& t, const Mat& y1, const float*) {
-    const std::array<Mat, 3> out{t.of(s.q.view()), t.of(s.k.view()), t.of(s.v.view())};
-    linear_forward(e, g, t.of(b.drop), y1, t.of(s.s_qkv.view()), out, {});
-  });
-  rope(e, c.rope, b.positions, d.q_heads, d.head_dim, false, s.q);
-  rope(e, c.rope, b.positions, d.kv_heads, d.head_dim, false, s.k);
+  for_normed_tiles(e, c, b, s.x0, c.weights->of(NormKind::attention),
+                   [&](const Tile& t, const Mat& y1, const float*) {
+                     const std::array<Mat, 3> out{t.of(s.q.view()), t.of(s.k.view()), t.of(s.v.view())};
+                     linear_forward(e, g, t.of(b.drop), y1, t.of(s.s_qkv.view()), out, {});
+                   });
+  if (!saved_raw(c, keep)) turn_heads(e, c, b.positions, s.q, s.k, s.q, s.k);
 }
 
 // o, lse from q, k, v.
-void fill_attention(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved& s) {
+void fill_attention(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep,
+                    BlockSaved& s) {
   if (s.o) return;
+  const TurnedHeads heads(e, c, b, keep, s);
   s.o = e.matrix(Region::activations, "o", c.numerics.compute, b.tokens, c.desc->q_dim());
   s.lse = e.matrix(Region::activations, "lse", DType::f32, c.desc->q_heads, b.tokens);
-  attention_forward(e, attention_shape(*c.desc), b.docs, s.q, s.k, s.v, s.o, s.lse);
+  attention_forward(e, attention_shape(*c.desc), b.docs, heads.q(), heads.k(), s.v, s.o, s.lse);
 }
 
 // x1 = x0 + o_proj(o).
@@ -115,15 +119,16 @@ void mlp_forward(Exec& e, const BlockContext& c, const BlockBatch& b, bool keep,
                  const Mat& y) {
   MlpBuffers buffers(e, c, keep ? Region::activations : Region::workspace, keep ? b.tokens : tile_rows(b));
   const Matrix h = e.matrix(Region::workspace, "h", c.numerics.compute, tile_rows(b), c.desc->ff);
-  for_normed_tiles(e, c, b, s.x1, c.weights->norm2, [&](const Tile& t, const Mat& y2, const float*) {
-    const MlpRows m = keep ? MlpRows{t.of(buffers.gate.view()), t.of(buffers.up.view()),
-                                     t.of(buffers.s_gate_up.view()), t.of(buffers.s_down.view())}
-                           : buffers.rows(t.rows);
-    mlp_up(e, c, t.of(b.drop), y2, m);
-    const Mat h_rows = first_rows(h, t.rows), out = t.of(y);
-    gated_act_forward(e, c.desc->activation, m.gate, m.up, h_rows);
-    linear_forward(e, c.of(Group::down), t.of(b.drop), h_rows, m.s_down, {&out, 1}, t.of(s.x1.view()));
-  });
+  for_normed_tiles(
+      e, c, b, s.x1, c.weights->of(NormKind::mlp), [&](const Tile& t, const Mat& y2, const float*) {
+        const MlpRows m = keep ? MlpRows{t.of(buffers.gate.view()), t.of(buffers.up.view()),
+                                         t.of(buffers.s_gate_up.view()), t.of(buffers.s_down.view())}
+                               : buffers.rows(t.rows);
+        mlp_up(e, c, t.of(b.drop), y2, m);
+        const Mat h_rows = first_rows(h, t.rows), out = t.of(y);
+        gated_act_forward(e, c.desc->activation, m.gate, m.up, h_rows);
+        linear_forward(e, c.of(Group::down), t.of(b.drop), h_rows, m.s_down, {&out, 1}, t.of(s.x1.view()));
+      });
   if (!keep) return;
   s.gate = std::move(buffers.gate);
   s.up = std::move(buffers.up);
@@ -149,21 +154,23 @@ void mlp_backward(Exec& e, const BlockContext& c, const BlockBatch& b, bool kept
   const Matrix dy = e.matrix(Region::workspace, "dy", compute, rows, d.dim);
   const Matrix dy2 = e.matrix(Region::workspace, "dy2", DType::f32, rows, d.dim);
   const MlpBuffers again(e, c, Region::workspace, kept ? 0 : rows);
-  for_normed_tiles(e, c, b, s.x1, c.weights->norm2, [&](const Tile& t, const Mat& y2, const float* rstd) {
-    const DropoutRows drop = t.of(b.drop);
-    const MlpRows m = kept ? saved_rows(s, t) : again.rows(t.rows);
-    const Mat h_rows = first_rows(h, t.rows), dh_rows = first_rows(dh, t.rows),
-              dy2_rows = first_rows(dy2, t.rows), dx_rows = t.of(dx);
-    if (!kept) mlp_up(e, c, drop, y2, m);
-    gated_act_forward(e, d.activation, m.gate, m.up, h_rows);
-    if (!kept) lora_down(e, c.of(Group::down), drop, h_rows, m.s_down);
-    const ConstMat dy_rows = rounded(e, dx_rows, first_rows(dy, t.rows));
-    linear_backward(e, c.of(Group::down), drop, h_rows, m.s_down, {&dy_rows, 1}, dh_rows);
-    gated_act_backward(e, d.activation, dh_rows, m.gate, m.up, m.gate, m.up);
-    const std::array<ConstMat, 2> d_gate_up{m.gate, m.up};
-    linear_backward(e, c.of(Group::gate_up), drop, y2, m.s_gate_up, d_gate_up, dy2_rows);
-    rms_norm_backward(e, dy2_rows, t.of(s.x1.view()), c.weights->norm2, d.norm_offset, rstd, dx_rows);
-  });
+  for_normed_tiles(e, c, b, s.x1, c.weights->of(NormKind::mlp),
+                   [&](const Tile& t, const Mat& y2, const float* rstd) {
+                     const DropoutRows drop = t.of(b.drop);
+                     const MlpRows m = kept ? saved_rows(s, t) : again.rows(t.rows);
+                     const Mat h_rows = first_rows(h, t.rows), dh_rows = first_rows(dh, t.rows),
+                               dy2_rows = first_rows(dy2, t.rows), dx_rows = t.of(dx);
+                     if (!kept) mlp_up(e, c, drop, y2, m);
+                     gated_act_forward(e, d.activation, m.gate, m.up, h_rows);
+                     if (!kept) lora_down(e, c.of(Group::down), drop, h_rows, m.s_down);
+                     const ConstMat dy_rows = rounded(e, dx_rows, first_rows(dy, t.rows));
+                     linear_backward(e, c.of(Group::down), drop, h_rows, m.s_down, {&dy_rows, 1}, dh_rows);
+                     gated_act_backward(e, d.activation, dh_rows, m.gate, m.up, m.gate, m.up);
+                     const std::array<ConstMat, 2> d_gate_up{m.gate, m.up};
+                     linear_backward(e, c.of(Group::gate_up), drop, y2, m.s_gate_up, d_gate_up, dy2_rows);
+                     rms_norm_backward(e, dy2_rows, t.of(s.x1.view()), c.weights->of(NormKind::mlp),
+                                       d.norm_offset, rstd, dx_rows);
+                   });
 }
 
 // o_proj: dx = dL/dx1 (which also goes on, as the residual) -> d_o.
@@ -177,18 +184,30 @@ void out_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const Blo
   });
 }
 
-// q, k, v: dx += through norm1.
-void qkv_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const BlockSaved& s,
-                  const std::array<ConstMat, 3>& d_qkv, const Mat& dx, bool input_gradient) {
+// q, k, v: dx += through the stream's norm.
+void qkv_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep,
+                  const BlockSaved& s, const std::array<ConstMat, 3>& d_qkv, const Mat& dx,
+                  bool input_gradient) {
   const Matrix dy1 = e.matrix(Region::workspace, "dy1", DType::f32, tile_rows(b), c.desc->dim);
-  for_normed_tiles(e, c, b, s.x0, c.weights->norm1, [&](const Tile& t, const Mat& y1, const float* rstd) {
-    const std::array<ConstMat, 3> rows{t.of(d_qkv[0]), t.of(d_qkv[1]), t.of(d_qkv[2])};
-    const Mat dy1_rows = input_gradient ? first_rows(dy1, t.rows) : Mat{};
-    linear_backward(e, c.of(Group::qkv), t.of(b.drop), y1, t.of(s.s_qkv.view()), rows, dy1_rows);
-    if (input_gradient)
-      rms_norm_backward(e, dy1_rows, t.of(s.x0.view()), c.weights->norm1, c.desc->norm_offset, rstd,
-                        t.of(dx));
-  });
+  const bool raw = saved_raw(c, keep);
+  std::optional<HeadNorms> norms;
+  if (c.desc->qk_norm) norms.emplace(e, c, tile_rows(b), raw);
+  for_normed_tiles(
+      e, c, b, s.x0, c.weights->of(NormKind::attention),
+      [&](const Tile& t, const Mat& y1, const float* rstd) {
+        std::array<ConstMat, 3> rows{t.of(d_qkv[0]), t.of(d_qkv[1]), t.of(d_qkv[2])};
+        if (norms) {
+          const auto [dq, dk] =
+              norms->backward(e, c, y1, t.of(s.s_qkv.view()), raw ? ConstMat(t.of(s.q.view())) : ConstMat{},
+                              raw ? ConstMat(t.of(s.k.view())) : ConstMat{}, rows[0], rows[1]);
+          rows[0] = dq, rows[1] = dk;
+        }
+        const Mat dy1_rows = input_gradient ? first_rows(dy1, t.rows) : Mat{};
+        linear_backward(e, c.of(Group::qkv), t.of(b.drop), y1, t.of(s.s_qkv.view()), rows, dy1_rows);
+        if (input_gradient)
+          rms_norm_backward(e, dy1_rows, t.of(s.x0.view()), c.weights->of(NormKind::attention),
+                            c.desc->norm_offset, rstd, t.of(dx));
+      });
 }
 
 }  // namespace
@@ -230,8 +249,8 @@ BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights&
 
 void block_forward(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep, BlockSaved& s,
                    const Mat& y) {
-  fill_qkv(e, c, b, s);
-  fill_attention(e, c, b, s);
+  fill_qkv(e, c, b, keep, s);
+  fill_attention(e, c, b, keep, s);
   fill_middle(e, c, b, s);
   mlp_forward(e, c, b, keep.mlp == Keep::store, s, y);
   s.for_each_field(keep, [](const char*, Matrix& field, Keep k) {
@@ -243,8 +262,8 @@ void block_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const S
                     BlockSaved& s, const Mat& dx, bool input_gradient) {
   const BlockDesc& d = *c.desc;
   const DType compute = c.numerics.compute;
-  fill_qkv(e, c, b, s);
-  fill_attention(e, c, b, s);
+  fill_qkv(e, c, b, keep, s);
+  fill_attention(e, c, b, keep, s);
   fill_middle(e, c, b, s);
 
   mlp_backward(e, c, b, keep.mlp == Keep::store, s, dx);
@@ -257,13 +276,17 @@ void block_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const S
   const Matrix dq = e.matrix(Region::workspace, "dq", compute, b.tokens, d.q_dim());
   const Matrix dk = e.matrix(Region::workspace, "dk", compute, b.tokens, d.kv_dim());
   const Matrix dv = e.matrix(Region::workspace, "dv", compute, b.tokens, d.kv_dim());
-  attention_backward(e, attention_shape(d), b.docs, d_o, s.q, s.k, s.v, s.o, s.lse, dq, dk, dv);
-  d_o.reset(), s.q.reset(), s.k.reset(), s.v.reset(), s.o.reset(), s.lse.reset();
+  {
+    const TurnedHeads heads(e, c, b, keep, s);
+    attention_backward(e, attention_shape(d), b.docs, d_o, heads.q(), heads.k(), s.v, s.o, s.lse, dq, dk, dv);
+  }
+  d_o.reset(), s.v.reset(), s.o.reset(), s.lse.reset();
+  if (!saved_raw(c, keep)) s.q.reset(), s.k.reset();
   rope(e, c.rope, b.positions, d.q_heads, d.head_dim, true, dq);
   rope(e, c.rope, b.positions, d.kv_heads, d.head_dim, true, dk);
 
-  qkv_backward(e, c, b, s, {dq, dk, dv}, dx, input_gradient);
-  s.s_qkv.reset(), s.x0.reset();
+  qkv_backward(e, c, b, keep, s, {dq, dk, dv}, dx, input_gradient);
+  s.q.reset(), s.k.reset(), s.s_qkv.reset(), s.x0.reset();
 }
 
 void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, std::span<const int32_t> past,
@@ -284,10 +307,9 @@ void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, 
     linear_forward(e, c.of(g), {}, in, s[static_cast<size_t>(g)], out, residual);
   };
 
-  rms_norm_forward(e, x, c.weights->norm1, d.norm_offset, d.norm_eps, normed, nullptr);
+  rms_norm_forward(e, x, c.weights->of(NormKind::attention), d.norm_offset, d.norm_eps, normed, nullptr);
   linear(Group::qkv, normed, std::array<Mat, 3>{q, k, v}, {});
-  rope(e, c.rope, positions, d.q_heads, d.head_dim, false, q);
-  rope(e, c.rope, positions, d.kv_heads, d.head_dim, false, k);
+  turn_heads(e, c, positions, q, k, q, k);
   for (size_t i = 0; i < caches.size(); ++i) {
     const int64_t begin = docs[i], n = docs[i + 1] - docs[i];
     cast_rows(e, k.view().row_range(begin, n), caches[i].k.row_range(past[i], n));
@@ -300,7 +322,7 @@ void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, 
   }
   const Mat y_out = y;
   linear(Group::o, o, {&y_out, 1}, x);  // y is x1 from here on
-  rms_norm_forward(e, y, c.weights->norm2, d.norm_offset, d.norm_eps, normed, nullptr);
+  rms_norm_forward(e, y, c.weights->of(NormKind::mlp), d.norm_offset, d.norm_eps, normed, nullptr);
   linear(Group::gate_up, normed, std::array<Mat, 2>{gate, up}, {});
   gated_act_forward(e, d.activation, gate, up, gate);
   linear(Group::down, gate, {&y_out, 1}, y);

@@ -20,8 +20,8 @@ struct Numerics {
 
 // One block's frozen weights.
 struct BlockWeights {
-  const float* norm1 = nullptr;  // [dim], fp32
-  const float* norm2 = nullptr;
+  std::array<const float*, kNorms> norm{};  // fp32, of ModelDesc::norm_size; null without
+  const float* of(NormKind k) const { return norm[static_cast<size_t>(k)]; }
   std::array<WeightView, kLinears> linear;
   std::array<const float*, kLinears> bias{};  // fp32 [out], null without
 };
@@ -57,7 +57,7 @@ const char* name_of(Keep k);
 // A choice for each group of saved fields that one computation yields. What is not stored is computed again
 // by the forward pass's own pieces.
 struct SavePolicy {
-  Keep qkv = Keep::store;        // q, k, v after rotation, and their S
+  Keep qkv = Keep::store;        // q, k, v, and their S
   Keep attention = Keep::store;  // o, lse
   Keep middle = Keep::store;     // x1, the stream between attention and MLP, and o_proj's S
   Keep mlp = Keep::store;        // gate, up, and S of gate, up and down
@@ -73,10 +73,12 @@ inline constexpr int kChoices = 4;
 
 // What forward leaves for backward. x0 is always kept.
 struct BlockSaved {
-  Matrix x0;              // [T, dim] stream: the block's input
-  Matrix q, k, v, s_qkv;  // compute type
-  Matrix o, lse;          // lse fp32 [q_heads, T]
-  Matrix x1, s_o;         // x1 stream
+  Matrix x0;  // [T, dim] stream: the block's input
+  // Compute type. q and k have turned; but where they are stored and normed by heads they are as the linears
+  // gave them, which the norm's gradient needs: norming and turning again costs next to nothing.
+  Matrix q, k, v, s_qkv;
+  Matrix o, lse;   // lse fp32 [q_heads, T]
+  Matrix x1, s_o;  // x1 stream
   Matrix gate, up, s_gate_up, s_down;
   // Every field with its name and what `policy` does with it.
   template <class F>

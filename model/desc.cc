@@ -48,6 +48,12 @@ bool ModelDesc::has_bias(int block, LinearKind k) const {
   }
 }
 
+int64_t ModelDesc::norm_size(int block, NormKind k) const {
+  const BlockDesc& b = blocks[block];
+  if (k == NormKind::attention || k == NormKind::mlp) return b.dim;
+  return b.qk_norm ? b.head_dim : 0;
+}
+
 std::string linear_name(int block, LinearKind k) {
   static constexpr std::array<const char*, kLinears> names = {
       "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -55,9 +61,10 @@ std::string linear_name(int block, LinearKind k) {
   return "model.layers." + std::to_string(block) + "." + names[static_cast<size_t>(k)];
 }
 
-std::string norm_name(int block, int which) {
-  return "model.layers." + std::to_string(block) +
-         (which == 0 ? ".input_layernorm" : ".post_attention_layernorm");
+std::string norm_name(int block, NormKind k) {
+  static constexpr std::array<const char*, kNorms> names = {"input_layernorm", "post_attention_layernorm",
+                                                            "self_attn.q_norm", "self_attn.k_norm"};
+  return "model.layers." + std::to_string(block) + "." + names[static_cast<size_t>(k)];
 }
 
 }  // namespace qlora

@@ -28,6 +28,7 @@ struct BlockDesc {
   float attn_scale = 0, softcap = 0;
   int window = 0;  // 0: full attention
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  bool qk_norm = false;  // each head of q and of k has an RMSNorm (norm_eps, norm_offset), before it turns
   Activation activation = Activation::silu;
   int64_t q_dim() const { return int64_t{q_heads} * head_dim; }
   int64_t kv_dim() const { return int64_t{kv_heads} * head_dim; }
@@ -36,6 +37,10 @@ struct BlockDesc {
 // The linears of a block, in the order of the forward pass.
 enum class LinearKind : uint8_t { q, k, v, o, gate, up, down };
 inline constexpr int kLinears = 7;
+
+// Its norms: of the stream before attention and before the MLP, and of one head of q and of k.
+enum class NormKind : uint8_t { attention, mlp, q, k };
+inline constexpr int kNorms = 4;
 
 struct ModelDesc {
   std::string family;  // config.json's model_type ("llama")
@@ -51,12 +56,14 @@ struct ModelDesc {
   int64_t out_features(int block, LinearKind k) const;
   int64_t in_features(int block, LinearKind k) const;
   bool has_bias(int block, LinearKind k) const;
+  // How many weights; 0: the block has no such norm.
+  int64_t norm_size(int block, NormKind k) const;
 };
 
 // Hugging Face names of the Llama layout, which is what a checkpoint is asked for whatever file it lies in:
 // "model.layers.3.self_attn.q_proj", without ".weight".
 std::string linear_name(int block, LinearKind k);
-std::string norm_name(int block, int which);  // 0: input_layernorm, 1: post_attention_layernorm
+std::string norm_name(int block, NormKind k);
 inline constexpr const char* kEmbedName = "model.embed_tokens";
 inline constexpr const char* kFinalNormName = "model.norm";
 inline constexpr const char* kHeadName = "lm_head";

@@ -51,12 +51,18 @@ void linear_forward(Exec& e, const LinearGroup& g, const DropoutRows& drop, cons
                     std::span<const Mat> y, const ConstMat& residual) {
   check(static_cast<int>(y.size()) == g.count, "linear_forward: ", y.size(), " outputs of ", g.count);
   lora_down(e, g, drop, x, s);
-  for (int i = 0; i < g.count; ++i) {
-    const LinearGroup::Member& m = g.member[static_cast<size_t>(i)];
+  linear_up(e, g, x, s, y, residual);
+}
+
+void linear_up(Exec& e, const LinearGroup& g, const ConstMat& x, const ConstMat& s, std::span<const Mat> y,
+               const ConstMat& residual) {
+  check(static_cast<int>(y.size()) <= g.count, "linear_up: ", y.size(), " outputs of ", g.count);
+  for (size_t i = 0; i < y.size(); ++i) {
+    const LinearGroup::Member& m = g.member[i];
     std::array<GemmTerm, 2> terms{GemmTerm{x, m.w}, GemmTerm{}};
     if (m.rank > 0) terms[1] = {s.col_range(m.s_col, m.rank), fp32_weight(m.b, m.w.rows, m.rank, m.scale)};
     const GemmEpilogue epilogue{m.bias, i == 0 ? residual : ConstMat{}};
-    gemm_nt(e, "linear", {terms.data(), m.rank > 0 ? 2u : 1u}, epilogue, y[static_cast<size_t>(i)]);
+    gemm_nt(e, "linear", {terms.data(), m.rank > 0 ? 2u : 1u}, epilogue, y[i]);
   }
 }
 

@@ -47,6 +47,10 @@ void lora_down(Exec& e, const LinearGroup& g, const DropoutRows& drop, const Con
 void linear_forward(Exec& e, const LinearGroup& g, const DropoutRows& drop, const ConstMat& x, const Mat& s,
                     std::span<const Mat> y, const ConstMat& residual);
 
+// The same with S as it was computed before, for the first y.size() members.
+void linear_up(Exec& e, const LinearGroup& g, const ConstMat& x, const ConstMat& s, std::span<const Mat> y,
+               const ConstMat& residual);
+
 // From dy_i (x's dtype), the forward's x and S: da, db += ; dx = (fp32 or x's dtype), or left out when it is
 // empty (the input has no gradient).
 void linear_backward(Exec& e, const LinearGroup& g, const DropoutRows& drop, const ConstMat& x,

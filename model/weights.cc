@@ -101,8 +101,11 @@ std::shared_ptr<Model> Model::outline(std::shared_ptr<const Checkpoint> checkpoi
   m->blocks_.resize(d.blocks.size());
   for (int i = 0; i < m->block_count(); ++i) {
     BlockWeights& b = m->blocks_[static_cast<size_t>(i)];
-    b.norm1 = m->outline_vector(i, weight_of(norm_name(i, 0)), d.dim);
-    b.norm2 = m->outline_vector(i, weight_of(norm_name(i, 1)), d.dim);
+    for (int k = 0; k < kNorms; ++k) {
+      const auto kind = static_cast<NormKind>(k);
+      if (const int64_t size = d.norm_size(i, kind); size > 0)
+        b.norm[static_cast<size_t>(k)] = m->outline_vector(i, weight_of(norm_name(i, kind)), size);
+    }
     for (int k = 0; k < kLinears; ++k) {
       const auto kind = static_cast<LinearKind>(k);
       const std::string name = linear_name(i, kind);

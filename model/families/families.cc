@@ -7,11 +7,12 @@
 namespace qlora {
 namespace {
 
-constexpr std::array<const Family*, 1> kFamilies = {&kLlamaFamily};
+constexpr std::array<const Family*, 2> kFamilies = {&kLlamaFamily, &kQwen3Family};
 
 std::string supported(const char* Family::*name) {
   std::string list;
-  for (const Family* f : kFamilies) list += (list.empty() ? "" : ", ") + std::string(f->*name);
+  for (const Family* f : kFamilies)
+    if (f->*name != nullptr) list += (list.empty() ? "" : ", ") + std::string(f->*name);
   return list;
 }
 
@@ -33,7 +34,7 @@ const Family& family_of_gguf(const GgufFile& file) {
     fail(Category::input, file.path(),
          ": general.architecture is absent; this is no GGUF of a language model");
   for (const Family* f : kFamilies)
-    if (*architecture == f->gguf_architecture) return *f;
+    if (f->gguf_architecture != nullptr && *architecture == f->gguf_architecture) return *f;
   fail(Category::input, file.path(), ": models of the architecture ", shown_text(*architecture),
        " are not supported; supported are ", supported(&Family::gguf_architecture));
 }

@@ -15,7 +15,7 @@ struct Family {
   // Category::input on anything that the engine would compute wrongly.
   ModelDesc (*describe)(const Json& config, const std::string& where);
 
-  const char* gguf_architecture;  // general.architecture
+  const char* gguf_architecture;  // general.architecture; null: GGUF files of the family are not supported
   // The metadata as a config.json in the spelling that transformers 4 and 5 both read, without rope scaling
   // that lies in a tensor. Category::input as above.
   Json (*gguf_config)(const GgufFile& file);
@@ -29,5 +29,6 @@ const Family& family_of_config(const Json& config, const std::string& where);
 const Family& family_of_gguf(const GgufFile& file);
 
 extern const Family kLlamaFamily;
+extern const Family kQwen3Family;
 
 }  // namespace qlora

@@ -6,6 +6,7 @@
 
 #include "memory/error.h"
 #include "model/families/families.h"
+#include "model/families/llama_layout.h"
 #include "model/io/config.h"
 
 // The Llama family (Llama 1-3, TinyLlama, SmolLM): transformers' LlamaConfig, its defaults included, and the
@@ -14,83 +15,19 @@
 namespace qlora {
 namespace {
 
-constexpr int64_t kMaxDim = int64_t{1} << 24;
-constexpr int64_t kMaxLayers = 4096;
-constexpr int64_t kMaxHeads = 4096;
-
-void check_heads(const ConfigReader& config, int64_t dim, int64_t heads, int64_t kv_heads,
-                 bool own_head_dim) {
-  if (heads % kv_heads != 0)
-    config.refuse("num_key_value_heads", cat("it does not divide the ", heads, " query heads"), "correct it");
-  if (!own_head_dim && dim % heads != 0)
-    config.refuse("num_attention_heads", cat("it does not divide hidden_size ", dim),
-                  "correct it or add head_dim");
-}
-
-BlockDesc describe_block(ConfigReader& config) {
-  BlockDesc b;
-  b.dim = config.integer("hidden_size", 4096, 1, kMaxDim);
-  b.ff = config.integer("intermediate_size", 11008, 1, kMaxDim);
-  const int64_t heads = config.integer("num_attention_heads", 32, 1, kMaxHeads);
-  const int64_t kv_heads = config.integer("num_key_value_heads", heads, 1, kMaxHeads);
-  const bool own = config.value("head_dim") != nullptr;
-  check_heads(config, b.dim, heads, kv_heads, own);
-  b.q_heads = static_cast<int>(heads);
-  b.kv_heads = static_cast<int>(kv_heads);
-  b.head_dim = static_cast<int>(config.integer("head_dim", b.dim / heads, 2, 4096));
-  if (b.head_dim < 2 || b.head_dim % 2 != 0)
-    config.refuse(own ? "head_dim" : "num_attention_heads",
-                  cat("heads of ", b.head_dim, " cannot be rotated in pairs"), "correct it");
-  b.rotary_dims = b.head_dim;
-  b.norm_eps = static_cast<float>(config.number("rms_norm_eps", 1e-6));
-  if (!(b.norm_eps > 0 && b.norm_eps < 1))
-    config.refuse("rms_norm_eps", "a number between 0 and 1 belongs there", "correct it");
-  b.attn_scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(b.head_dim)));
-  b.qkv_bias = b.o_bias = config.boolean("attention_bias", false);
-  b.mlp_bias = config.boolean("mlp_bias", false);
-  const std::string act = config.string("hidden_act", "silu");
-  if (act != "silu" && act != "swish")
-    config.refuse("hidden_act", "only silu is supported", "use another model");
-  b.activation = Activation::silu;
-  return b;
-}
-
-void check_ids(const ConfigReader& config, const ModelDesc& desc) {
-  if (desc.bos && *desc.bos >= desc.vocab)
-    config.refuse("bos_token_id", cat("the vocabulary has ", desc.vocab, " tokens"), "correct it");
-  for (const int32_t id : desc.eos)
-    if (id >= desc.vocab)
-      config.refuse("eos_token_id", cat("the vocabulary has ", desc.vocab, " tokens"), "correct it");
-}
+constexpr int64_t kMaxDim = LlamaLayout::kMaxDim;
+constexpr int64_t kMaxLayers = LlamaLayout::kMaxLayers;
+constexpr int64_t kMaxHeads = LlamaLayout::kMaxHeads;
 
 ModelDesc describe(const Json& json, const std::string& where) {
   ConfigReader config(json, where);
-  ModelDesc desc;
+  LlamaLayout layout;
+  layout.mlp_bias = config.boolean("mlp_bias", false);
+  ModelDesc desc = read_llama_layout(config, layout);
   desc.family = "llama";
-  desc.vocab = config.integer("vocab_size", 32000, 1, kMaxDim);
-  const BlockDesc block = describe_block(config);
-  desc.dim = block.dim;
-  desc.blocks.assign(static_cast<size_t>(config.integer("num_hidden_layers", 32, 1, kMaxLayers)), block);
-  desc.max_positions = config.integer("max_position_embeddings", 2048, 1, INT32_MAX);
-  desc.final_norm_eps = block.norm_eps;
-  desc.rope = read_rope(config, 10000);
-  desc.tied = config.boolean("tie_word_embeddings", false);
-  read_token_ids(config, desc);
-  check_ids(config, desc);
   // What a Llama never has: each would change the result.
   config.only("pretraining_tp", 1);
   config.only("rope_interleaved", false);
-  config.only("attention_dropout", 0.0);
-  config.only("is_encoder_decoder", false);
-  config.only("add_cross_attention", false);
-  config.only("chunk_size_feed_forward", 0);
-  config.only("pruned_heads", Json::object());
-  config.only("partial_rotary_factor", 1.0);
-  config.ignore({"original_max_position_embeddings"});  // kept in the scaling itself
-  if (const Json* types = config.value("layer_types"))
-    for (const Json& type : *types)
-      if (type != "full_attention")
-        config.refuse("layer_types", "only full_attention is supported", "use another model");
   config.finish();
   return desc;
 }

@@ -94,7 +94,10 @@ std::vector<ExpectedTensor> expected_tensors(const ModelDesc& desc) {
   };
   matrix(kEmbedName, desc.vocab, desc.dim);
   for (int b = 0; b < static_cast<int>(desc.blocks.size()); ++b) {
-    vector(norm_name(b, 0), desc.dim);
+    const auto norm = [&](NormKind k) {
+      if (const int64_t size = desc.norm_size(b, k); size > 0) vector(norm_name(b, k), size);
+    };
+    norm(NormKind::attention);
     for (int i = 0; i < kLinears; ++i) {
       const auto k = static_cast<LinearKind>(i);
       const BlockDesc& block = desc.blocks[static_cast<size_t>(b)];
@@ -102,7 +105,8 @@ std::vector<ExpectedTensor> expected_tensors(const ModelDesc& desc) {
       const int64_t rows = desc.out_features(b, k);
       out.push_back({linear_name(b, k), "weight", rows, desc.in_features(b, k), false, true, heads});
       if (desc.has_bias(b, k)) out.push_back({linear_name(b, k), "bias", 1, rows, true, false, heads});
-      if (k == LinearKind::o) vector(norm_name(b, 1), desc.dim);
+      if (k == LinearKind::v) norm(NormKind::q), norm(NormKind::k);
+      if (k == LinearKind::o) norm(NormKind::mlp);
     }
   }
   vector(kFinalNormName, desc.dim);

@@ -87,6 +87,33 @@ TEST(Config, Llama) {
               biased.tied);
 }
 
+TEST(Config, Qwen3) {
+  const ModelDesc d = describe(golden_config("qwen3"));
+  ASSERT_EQ(d.blocks.size(), 2u);
+  EXPECT_EQ(d.dim, 64);
+  EXPECT_EQ(d.blocks[0].head_dim, 32);  // not 64 over 4 heads
+  EXPECT_EQ(d.blocks[0].q_dim(), 128);
+  EXPECT_EQ(d.blocks[0].attn_scale, static_cast<float>(1 / std::sqrt(32.0)));
+  EXPECT_TRUE(d.blocks[0].qk_norm);
+  EXPECT_FALSE(d.blocks[0].qkv_bias || d.blocks[0].o_bias || d.blocks[0].mlp_bias);
+  EXPECT_EQ(d.norm_size(1, NormKind::q), 32);
+  EXPECT_EQ(describe(golden_config("llama")).norm_size(1, NormKind::q), 0);
+  EXPECT_EQ(d.rope.theta, 1e6);
+  const ModelDesc large = describe(read_json(std::string(QLORA_GOLDEN) + "/configs/qwen3_8b/config.json"));
+  EXPECT_EQ(large.blocks.size(), 36u);
+  EXPECT_EQ(large.blocks[0].q_dim(), 4096);
+  EXPECT_EQ(large.blocks[0].kv_dim(), 1024);
+  // Qwen3Config's own defaults.
+  const ModelDesc bare = describe(Json{{"model_type", "qwen3"}});
+  EXPECT_EQ(bare.vocab, 151936);
+  EXPECT_EQ(bare.blocks[0].ff, 22016);
+  EXPECT_EQ(bare.blocks[0].head_dim, 128);
+  EXPECT_EQ(bare.max_positions, 32768);
+  Json windowed = golden_config("qwen3");
+  windowed["use_sliding_window"] = true;
+  refused(windowed, {"use_sliding_window"});
+}
+
 // What transformers leaves in a model that it read from a GGUF.
 TEST(Config, BookkeepingIsNoMathematics) {
   Json config = golden_config("llama");
@@ -166,7 +193,7 @@ TEST(Config, RopeScaling) {
 
 TEST(Config, FamiliesAreNamed) {
   for (const char* family : {"mistral", "qwen2", "gpt2"})
-    refused(Json{{"model_type", family}}, {family, "supported are llama"});
+    refused(Json{{"model_type", family}}, {family, "supported are llama, qwen3"});
   refused(Json::object(), {"model_type"});
 }
 

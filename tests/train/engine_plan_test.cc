@@ -41,7 +41,7 @@ struct Shapes {
 const char* const kTiny = "configs/tinyllama_1_1b";
 
 TEST(EnginePlanTest, RegionsAddUpAndArePackedTightly) {
-  for (const char* config : {kTiny, "configs/llama3_1_8b", "models/llama"}) {
+  for (const char* config : {kTiny, "configs/llama3_1_8b", "configs/qwen3_8b", "models/llama"}) {
     const Shapes shapes(config);
     for (const Checkpointing c : {Checkpointing::none, Checkpointing::all, Checkpointing::automatic}) {
       EngineOptions o = shapes.options(2, 1024);

@@ -1,6 +1,6 @@
-// The engine against transformers, PEFT and bitsandbytes on tiny Llamas (tests/golden/models/README.md says
-// how the values were made and grounds the bounds: each row's distance from its own fp64 run times 8, with
-// floors; bf16 twice the reference's own distance).
+// The engine against transformers, PEFT and bitsandbytes on tiny models, Llamas and a Qwen3
+// (tests/golden/models/README.md says how the values were made and grounds the bounds: each row's distance
+// from its own fp64 run times 8, with floors; bf16 twice the reference's own distance).
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -40,6 +40,12 @@ Bounds llama() {
   b.grad = 8 * 5.2e-6;
   return b;
 }
+// The same of qwen3.
+Bounds qwen3() {
+  Bounds b;
+  b.first_norm = 8 * 7.7e-6;
+  return b;
+}
 // Twice the row "llama nf4, bf16", against the fp32 values. A single loss or norm is one draw: an element
 // rounded the other way moves this small model's loss by up to 1e-3. So the curve as a whole is compared with
 // the reference's own bf16 curve, and one loss with the largest distance of that curve.
@@ -53,6 +59,7 @@ const Case kCases[] = {
     {"llama_rope3", "llama_rope3", "llama_rope3", "expected", "adapter_final"},
     {"llama_bias_tied", "llama_bias_tied", "llama_bias_tied", "expected", "adapter_final", false, false,
      bias_tied()},
+    {"qwen3", "qwen3", "qwen3", "expected", "adapter_final", false, false, qwen3()},
     {"nf4_folder", "llama/nf4", "llama", "expected_nf4_fp32", "adapter_final_nf4_fp32"},
     {"nf4_quantized_here", "llama", "llama", "expected_nf4_fp32", "adapter_final_nf4_fp32", false, true},
     {"nf4_folder_bf16", "llama/nf4", "llama", "expected_nf4_fp32", "adapter_final_nf4_fp32", true, false,
