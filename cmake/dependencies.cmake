@@ -22,6 +22,17 @@ target_link_libraries(qlora_pcre2 INTERFACE ${PCRE2_LIBRARY})
 if(QLORA_CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
   set(QLORA_CUDA_RUNTIME CUDA::cudart)
+  enable_language(CUDA)
+  # sm_80 serves 86 and 89, the PTX what comes later.
+  set(QLORA_CUDA_ARCHITECTURES "80;90a;120" CACHE STRING "architectures that get a cubin")
+  set(QLORA_CUDA_FLAGS -gencode=arch=compute_80,code=compute_80 --expt-relaxed-constexpr -fmad=false
+                       -Xcompiler=-Wall,-Wextra,-ffp-contract=off)
+  foreach(a ${QLORA_CUDA_ARCHITECTURES})
+    list(APPEND QLORA_CUDA_FLAGS -gencode=arch=compute_${a},code=sm_${a})
+  endforeach()
+  if(QLORA_WERROR)
+    list(APPEND QLORA_CUDA_FLAGS -Werror=all-warnings)
+  endif()
 endif()
 
 if(QLORA_TESTS)

@@ -3,12 +3,15 @@
 function(qlora_options target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR})
   # -Wrestrict: GCC 12 reports std::string operator+ itself (GCC bug 105651).
-  target_compile_options(${target} PRIVATE $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
   # Floating point means what is written: no contraction and no reassociation behind the author's back.
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off)
+  set(options $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict> -Wall -Wextra -Wno-unknown-pragmas -ffp-contract=off)
   if(QLORA_WERROR)
-    target_compile_options(${target} PRIVATE -Werror)
+    list(APPEND options -Werror)
   endif()
+  target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${options}>"
+                                           "$<$<COMPILE_LANGUAGE:CUDA>:${QLORA_CUDA_FLAGS}>")
+  # Which cards: QLORA_CUDA_FLAGS.
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_ARCHITECTURES OFF)
   if(QLORA_SANITIZE)
     target_compile_options(${target} PRIVATE -fsanitize=address,undefined -fno-sanitize-recover=all
                                              -fno-omit-frame-pointer)
@@ -23,6 +26,8 @@ function(qlora_folder name)
   # Of CUDA's bodies one is built: the real one, or the one that says that there is none.
   if(QLORA_CUDA)
     list(FILTER sources EXCLUDE REGEX "_nocuda\\.cc$")
+    file(GLOB_RECURSE kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${name}/*_cuda.cu)
+    list(APPEND sources ${kernels})
   else()
     list(FILTER sources EXCLUDE REGEX "/cuda/.*_real\\.cc$")
   endif()
@@ -67,11 +72,16 @@ function(qlora_install_pages name)
   install(FILES ${pages}/${name}.bash DESTINATION share/bash-completion/completions RENAME ${name})
 endfunction()
 
-# tests/NAME/*.cc, for the kernels the *_test.cc beside each op, and the emulated device, which takes the place of the
-# body that the library has (the linker looks there only for what is missing).
+# tests/NAME/*.cc, for the kernels the *_test.cc beside each op, and the emulated device (tests/emulated), which takes the
+# place of the bodies that the libraries have (the linker looks there only for what is missing).
 function(qlora_test name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${name}/*.cc
-       ${PROJECT_SOURCE_DIR}/${name}/*_test.cc ${PROJECT_SOURCE_DIR}/${name}/*_emulated.cc)
+       ${PROJECT_SOURCE_DIR}/${name}/*_test.cc)
+  if(name STREQUAL "memory")
+    list(APPEND sources $<TARGET_OBJECTS:qlora_emulated_memory>)
+  elseif(name STREQUAL "kernels")
+    list(APPEND sources $<TARGET_OBJECTS:qlora_emulated_memory> $<TARGET_OBJECTS:qlora_emulated_kernels>)
+  endif()
   file(GLOB support CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/*.cc)
   if(QLORA_SANITIZE)
     list(FILTER sources EXCLUDE REGEX "/run_faults_test\\.cc$")  # see qlora_faults

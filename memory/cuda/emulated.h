@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 namespace qlora::cuda {
 
@@ -14,5 +15,9 @@ struct EmulatedDevice {
   int64_t fail_copy = -1;  // the copy, counted from now, that fails; the error stays, as CUDA's do
 };
 void emulate(const EmulatedDevice& device);
+
+// From a task of a stream: what it did is wrong, and every call from here on says so, as a real device's do.
+// The first such text is kept.
+void break_device(const std::string& why);
 
 }  // namespace qlora::cuda

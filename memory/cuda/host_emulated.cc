@@ -24,6 +24,7 @@ struct Machine {
   int64_t copies = 0;
   uint64_t streams = 0;
   std::atomic<bool> failed{false};
+  std::string why;
 };
 Machine& machine() {
   static Machine m;
@@ -31,7 +32,16 @@ Machine& machine() {
 }
 
 void verify() {
-  if (machine().failed) fail(Category::io, "emulated device: a copy failed; check the card and its driver");
+  Machine& m = machine();
+  if (!m.failed) return;
+  const std::lock_guard lock(m.mutex);
+  fail(Category::io, "emulated device: ", m.why);
+}
+
+bool is_the_one_to_fail() {
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  return m.copies++ == m.device.fail_copy;
 }
 
 struct EventState {
@@ -97,6 +107,14 @@ void emulate(const EmulatedDevice& device) {
   m.copies = 0;
   m.streams = 0;
   m.failed = false;
+  m.why.clear();
+}
+
+void break_device(const std::string& why) {
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  if (!m.failed) m.why = why;
+  m.failed = true;
 }
 
 int device_count() { return 1; }
@@ -182,14 +200,10 @@ void Stream::copy(void* to, const void* from, size_t bytes) {
   verify();
   Queue& queue = queue_of(handle_);
   queue.push([=, &queue] {
-    Machine& m = machine();
-    {
-      const std::lock_guard lock(m.mutex);
-      if (m.copies++ == m.device.fail_copy) m.failed = true;
-    }
+    if (is_the_one_to_fail()) break_device("a copy failed; check the card and its driver");
     std::memset(to, 0xff, bytes);
     queue.linger();
-    if (!m.failed) std::memcpy(to, from, bytes);
+    if (!machine().failed) std::memcpy(to, from, bytes);
   });
 }
 void Stream::fill(void* to, unsigned char byte, size_t bytes) {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <cstring>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "kernels/common/isa.h"
@@ -85,6 +86,8 @@ class Tensor {
     }
     return true;
   }
+  // All of it, gaps too.
+  std::string_view bytes() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
   bool operator==(const Tensor& o) const { return bytes_ == o.bytes_; }
 
  private:

@@ -1,0 +1,368 @@
+#include "kernels/cuda/emulator.h"
+
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/emulator_shared.h"
+#include "kernels/cuda/fiber.h"
+#include "memory/cuda/emulated.h"
+
+namespace qlora::cuda::emulator {
+namespace {
+
+constexpr int kMostThreads = 1024;
+
+// What ends a launch; caught where the fiber began.
+struct Fault {
+  std::string what;
+};
+
+enum class State : uint8_t { ready, at_barrier, in_warp, done };
+
+struct Copy {
+  void* to;
+  const void* from;
+  bool valid;
+  int group;
+};
+
+struct Thread {
+  State state = State::ready;
+  Where where;             // of what it waits for, or waited for last
+  const char* waits = "";  // for what
+  std::vector<Copy> copies;
+  size_t arrived = 0;  // copies waited for
+  int committed = 0;   // groups
+};
+
+// Two sets of slots in turn: who has its results of one operation may already give to the next.
+struct Warp {
+  int arrived = 0;
+  uint32_t operations = 0;
+  const char* name = nullptr;
+  Where where;
+  WarpSlot slots[2][kWarp];
+};
+
+// Fibers of blocks that came before, for those that follow: a stack is not made anew each time.
+class Fibers {
+ public:
+  std::unique_ptr<std::deque<Fiber>> take() {
+    const std::lock_guard lock(mutex_);
+    if (free_.empty()) return std::make_unique<std::deque<Fiber>>();
+    auto out = std::move(free_.back());
+    free_.pop_back();
+    return out;
+  }
+  void give_back(std::unique_ptr<std::deque<Fiber>> fibers) {
+    const std::lock_guard lock(mutex_);
+    free_.push_back(std::move(fibers));
+  }
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<std::deque<Fiber>>> free_;
+};
+Fibers& all_fibers() {
+  static Fibers f;
+  return f;
+}
+
+class Machine {
+ public:
+  Machine(const LaunchArgs& args, int variant)
+      : args_(args),
+        reversed_((variant & 1) != 0),
+        threads_(static_cast<size_t>(args.threads)),
+        warps_(static_cast<size_t>(args.threads / kWarp)),
+        fibers_(all_fibers().take()),
+        shared_(args.shared_bytes, (variant & 2) != 0 ? 0x3c : 0xff) {
+    while (fibers_->size() < threads_.size()) fibers_->emplace_back();
+  }
+  ~Machine() { all_fibers().give_back(std::move(fibers_)); }
+
+  // All blocks, one after another. What went wrong, or nothing.
+  std::string run();
+
+  Place place;
+  Thread& now() { return threads_[static_cast<size_t>(place.thread)]; }
+  Warp& warp() { return warps_[static_cast<size_t>(place.thread / kWarp)]; }
+  SharedShadow& shared() { return shared_; }
+  void wait(State state, const char* what, Where where);
+  void arrive_at_barrier(Where where);
+  WarpSlot* arrive_in_warp(const char* name, const WarpSlot& mine, void (*finish)(WarpSlot*), Where where);
+  [[noreturn]] void fault(const std::string& what) { throw Fault{what}; }
+
+ private:
+  static void enter(void* machine);
+  void run_block();
+  bool run_warp(int w);
+  void release_barrier();
+  std::string stuck() const;
+
+  const LaunchArgs& args_;
+  bool reversed_;
+  std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
+  std::unique_ptr<std::deque<Fiber>> fibers_;
+  SharedShadow shared_;
+  Fiber scheduler_;
+  std::string fault_;
+};
+
+thread_local Machine* machine = nullptr;
+
+std::string line(Where where) { return cat(where.file_name(), ":", where.line()); }
+
+std::string Machine::run() {
+  machine = this;
+  const int64_t blocks = args_.grid_x * args_.grid_y;
+  for (int64_t i = 0; i < blocks && fault_.empty(); ++i) {
+    const int64_t b = reversed_ ? blocks - 1 - i : i;
+    place.block_x = static_cast<int>(b % args_.grid_x);
+    place.block_y = static_cast<int>(b / args_.grid_x);
+    run_block();
+  }
+  machine = nullptr;
+  if (fault_.empty()) return "";
+  return cat("kernel launched at ", line(args_.where), ", block ", place.block_x, ",", place.block_y, ": ",
+             fault_);
+}
+
+void Machine::run_block() {
+  shared_.begin_block();
+  for (Warp& w : warps_) w.arrived = 0;
+  for (size_t t = 0; t < threads_.size(); ++t) {
+    threads_[t].state = State::ready;
+    threads_[t].where = Where();
+    threads_[t].copies.clear();
+    threads_[t].arrived = 0;
+    threads_[t].committed = 0;
+    (*fibers_)[t].restart(&Machine::enter, this);
+  }
+  while (fault_.empty()) {
+    bool any = false;
+    const int count = static_cast<int>(warps_.size());
+    for (int w = 0; w < count && fault_.empty(); ++w) any |= run_warp(reversed_ ? count - 1 - w : w);
+    if (any || !fault_.empty()) continue;
+    size_t done = 0, waiting = 0;
+    for (const Thread& t : threads_) {
+      done += t.state == State::done;
+      waiting += t.state == State::at_barrier;
+    }
+    if (done == threads_.size()) return;
+    if (waiting == threads_.size())
+      release_barrier();
+    else
+      fault_ = stuck();
+  }
+}
+
+// Its threads in turn until none can go on.
+bool Machine::run_warp(int w) {
+  bool any = false;
+  for (bool again = true; again && fault_.empty();) {
+    again = false;
+    for (int l = 0; l < kWarp && fault_.empty(); ++l) {
+      const int t = w * kWarp + (reversed_ ? kWarp - 1 - l : l);
+      if (threads_[static_cast<size_t>(t)].state != State::ready) continue;
+      place.thread = t;
+      scheduler_.switch_to((*fibers_)[static_cast<size_t>(t)]);
+      again = any = true;
+    }
+  }
+  return any;
+}
+
+void Machine::release_barrier() {
+  for (Thread& t : threads_) {
+    if (t.where.line() != threads_[0].where.line() || t.where.file_name() != threads_[0].where.file_name())
+      fault_ = cat("threads wait at different barriers, ", line(threads_[0].where), " and ", line(t.where));
+    t.state = State::ready;
+  }
+  shared_.next_epoch();
+}
+
+std::string Machine::stuck() const {
+  std::string out = "threads wait for others that do not come:";
+  const Thread* last = nullptr;
+  for (size_t t = 0; t < threads_.size(); ++t) {
+    const Thread& x = threads_[t];
+    const bool same = last != nullptr && last->state == x.state && last->where.line() == x.where.line();
+    last = &x;
+    if (!same)
+      out += cat(" from thread ", t,
+                 x.state == State::done ? ": ended;" : cat(": ", x.waits, " at ", line(x.where), ";"));
+  }
+  return out;
+}
+
+void Machine::enter(void* self) {
+  Machine& m = *static_cast<Machine*>(self);
+  try {
+    m.args_.thread();
+    if (m.now().arrived < m.now().copies.size()) m.fault("an asynchronous copy is never waited for");
+  } catch (const Fault& f) {
+    const Thread& t = m.now();
+    m.fault_ = cat("thread ", m.place.thread, ": ", f.what);
+    if (t.where.line() != 0) m.fault_ += cat("; after its ", t.waits, " at ", line(t.where));
+  }
+  m.now().state = State::done;
+  (*m.fibers_)[static_cast<size_t>(m.place.thread)].switch_to(m.scheduler_);
+}
+
+void Machine::wait(State state, const char* what, Where where) {
+  const int me = place.thread;
+  Thread& t = now();
+  t.state = state;
+  t.waits = what;
+  t.where = where;
+  (*fibers_)[static_cast<size_t>(me)].switch_to(scheduler_);
+}
+
+WarpSlot* Machine::arrive_in_warp(const char* name, const WarpSlot& mine, void (*finish)(WarpSlot*),
+                                  Where where) {
+  Warp& w = warp();
+  WarpSlot* const slots = w.slots[w.operations % 2];
+  if (w.arrived == 0) {
+    w.name = name;
+    w.where = where;
+  } else if (w.where.line() != where.line() || std::strcmp(w.name, name) != 0) {
+    fault(cat(name, " at ", line(where), " where the warp's others are in ", w.name, " at ", line(w.where)));
+  }
+  slots[place.thread % kWarp] = mine;
+  if (++w.arrived < kWarp) {
+    wait(State::in_warp, name, where);
+    return slots;
+  }
+  w.arrived = 0;
+  ++w.operations;
+  if (finish != nullptr) finish(slots);
+  const auto first = static_cast<size_t>(place.thread / kWarp * kWarp);
+  for (size_t l = 0; l < kWarp; ++l) threads_[first + l].state = State::ready;
+  now().waits = name;
+  now().where = where;
+  return slots;
+}
+
+struct Launch {
+  LaunchArgs args;
+  int variant;
+};
+
+void run_launch(void* argument) {
+  const std::unique_ptr<Launch> l(static_cast<Launch*>(argument));
+  const std::string fault = Machine(l->args, l->variant).run();
+  if (!fault.empty()) break_device(fault);
+  ++launches;
+}
+
+}  // namespace
+
+const Place& place() { return machine->place; }
+
+void barrier(Where where) { machine->wait(State::at_barrier, "barrier", where); }
+void warp_barrier(Where where) {
+  machine->arrive_in_warp("warp_barrier", {}, nullptr, where);
+  machine->shared().warp_epoch(machine->place.thread);
+}
+WarpSlot* warp_operation(const char* name, const WarpSlot& mine, void (*finish)(WarpSlot*), Where where) {
+  return machine->arrive_in_warp(name, mine, finish, where);
+}
+
+std::byte* take(size_t& used, size_t bytes) {
+  const size_t begin = used;
+  used += (bytes + 15) / 16 * 16;
+  if (used > machine->shared().bytes())
+    machine->fault(cat(used, " bytes of shared memory are taken, ", machine->shared().bytes(), " are there"));
+  return machine->shared().data() + begin;
+}
+void outside(int64_t i, int64_t count) {
+  machine->fault(cat("element ", i, " of ", count, " in shared memory"));
+}
+void touch_by(int thread, const void* p, size_t bytes, Access access) {
+  if (!machine->shared().touch(p, bytes, access, thread)) machine->fault(machine->shared().wrong());
+}
+void touch(const void* p, size_t bytes, Access access) { touch_by(machine->place.thread, p, bytes, access); }
+
+void copy_async(void* to, const void* from, bool valid) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0))
+    machine->fault("an asynchronous copy off its alignment of 16 bytes");
+  touch(to, 16, Access::copy);
+  machine->shared().poison(to, 16);
+  machine->now().copies.push_back({to, from, valid, machine->now().committed});
+}
+void commit_copies() { ++machine->now().committed; }
+void wait_copies(int latest) {
+  Thread& t = machine->now();
+  for (; t.arrived < t.copies.size() && t.copies[t.arrived].group < t.committed - latest; ++t.arrived) {
+    const Copy& c = t.copies[t.arrived];
+    c.valid ? std::memcpy(c.to, c.from, 16) : std::memset(c.to, 0, 16);
+    machine->shared().arrived(c.to, 16, machine->place.thread);
+  }
+}
+
+void finish_load_matrices(WarpSlot* lanes) {
+  const int first = machine->place.thread / kWarp * kWarp;
+  for (int l = 0; l < kWarp; ++l) {
+    if (reinterpret_cast<uintptr_t>(lanes[l].pointer) % 16 != 0)
+      machine->fault("matrix rows off their alignment");
+    touch_by(first + l, lanes[l].pointer, 16, Access::read);
+  }
+  for (int m = 0; m < 4; ++m)
+    for (int l = 0; l < kWarp; ++l)
+      std::memcpy(&lanes[l].words[m], static_cast<const char*>(lanes[m * 8 + l / 4].pointer) + l % 4 * 4, 4);
+}
+void finish_load_matrices_transposed(WarpSlot* lanes) {
+  finish_load_matrices(lanes);
+  for (int m = 0; m < 4; ++m)
+    for (int l = 0; l < kWarp; ++l) {
+      uint16_t pair[2];
+      for (int i = 0; i < 2; ++i)
+        std::memcpy(&pair[i], static_cast<const char*>(lanes[m * 8 + l % 4 * 2 + i].pointer) + l / 4 * 2, 2);
+      std::memcpy(&lanes[l].words[m], pair, 4);
+    }
+}
+
+void finish_mma_bf16(WarpSlot* lanes) {
+  const auto low = [](uint32_t w) { return std::bit_cast<float>(w << 16); };
+  const auto high = [](uint32_t w) { return std::bit_cast<float>(w & 0xffff0000u); };
+  float a[16][16], b[16][8], c[16][8];
+  for (int l = 0; l < kWarp; ++l) {
+    const int g = l / 4, t = l % 4 * 2;
+    std::memcpy(&c[g][t], lanes[l].words, 8);
+    std::memcpy(&c[g + 8][t], lanes[l].words + 2, 8);
+    for (int i = 0; i < 4; ++i) {
+      a[g + i % 2 * 8][t + i / 2 * 8] = low(lanes[l].words[4 + i]);
+      a[g + i % 2 * 8][t + i / 2 * 8 + 1] = high(lanes[l].words[4 + i]);
+    }
+    for (int i = 0; i < 2; ++i) {
+      b[t + i * 8][g] = low(lanes[l].words[8 + i]);
+      b[t + i * 8 + 1][g] = high(lanes[l].words[8 + i]);
+    }
+  }
+  for (int m = 0; m < 16; ++m)
+    for (int k = 0; k < 16; ++k)
+      for (int n = 0; n < 8; ++n) c[m][n] += a[m][k] * b[k][n];
+  for (int l = 0; l < kWarp; ++l) {
+    std::memcpy(lanes[l].words, &c[l / 4][l % 4 * 2], 8);
+    std::memcpy(lanes[l].words + 2, &c[l / 4 + 8][l % 4 * 2], 8);
+  }
+}
+
+void launch(Stream& stream, LaunchArgs args) {
+  check(args.threads > 0 && args.threads <= kMostThreads && args.threads % kWarp == 0 && args.grid_x >= 0 &&
+            args.grid_x <= INT32_MAX && args.grid_y >= 0 && args.grid_y <= 65535,
+        line(args.where), ": launch of ", args.grid_x, " x ", args.grid_y, " blocks of ", args.threads,
+        " threads");
+  check(args.shared_bytes <= kMostSharedBytes, line(args.where), ": launch with ", args.shared_bytes,
+        " bytes of shared memory");
+  if (args.grid_x == 0 || args.grid_y == 0) return;
+  stream.call(&run_launch, new Launch{std::move(args), variant});
+}
+
+}  // namespace qlora::cuda::emulator
