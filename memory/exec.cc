@@ -87,22 +87,22 @@ Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
   check(trace_ != nullptr, "allocation outside a phase: ", name);
   bytes = aligned(bytes == 0 ? 1 : bytes);
   Buffer b;
-  b.exec_ = this;
-  b.trace_ = trace_;
-  b.span_ = next_++;
   if (rehearsing()) {
     trace_->spans.push_back({name, region, block_, bytes, trace_->now++, Trace::kForever});
     if (bytes > reservation_bytes() - handed_out_) no_addresses();
     b.data_ = reservation_ + handed_out_;
     handed_out_ += bytes;
-    return b;
+  } else {
+    check(trace_->laid_out && next_ < trace_->spans.size(), trace_->name, ": unplanned allocation ", name);
+    const Span& s = trace_->spans[next_];
+    check(std::strcmp(s.name, name) == 0 && bytes <= s.bytes, trace_->name, ": planned ", s.name, " of ",
+          s.bytes, " bytes, asked for ", name, " of ", bytes);
+    b.data_ = arena_ + trace_->base + s.offset;
+    if (poison_) poison(b.data_, bytes);
   }
-  check(trace_->laid_out && b.span_ < trace_->spans.size(), trace_->name, ": unplanned allocation ", name);
-  const Span& s = trace_->spans[b.span_];
-  check(std::strcmp(s.name, name) == 0 && bytes <= s.bytes, trace_->name, ": planned ", s.name, " of ",
-        s.bytes, " bytes, asked for ", name, " of ", bytes);
-  b.data_ = arena_ + trace_->base + s.offset;
-  if (poison_) poison(b.data_, bytes);
+  b.exec_ = this;  // from here on its end is told to the trace
+  b.trace_ = trace_;
+  b.span_ = next_++;
   return b;
 }
 

@@ -108,9 +108,9 @@ class Descriptor {
 int open_regular(const std::string& path, FileId& id) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
   if (fd < 0) {
-    const bool system_failed = errno == EIO || errno == EMFILE || errno == ENFILE || errno == ENOMEM;
-    fail(system_failed ? Category::io : Category::input, path, ": cannot be opened: ", reason(),
-         "; check the path and its permissions");
+    if (errno == EIO || errno == EMFILE || errno == ENFILE || errno == ENOMEM)
+      fail_by_system(path, {errno, std::generic_category()});
+    fail(Category::input, path, ": cannot be opened: ", reason(), "; check the path and its permissions");
   }
   struct stat info = {};
   if (::fstat(fd, &info) != 0) {
@@ -303,6 +303,13 @@ void write_file(const std::string& path, std::string_view text) {
   FileWriter writer(path);
   writer.write(text);
   writer.commit();
+}
+
+void fail_by_system(const std::string& path, const std::error_code& error) {
+  if (error == std::errc::not_enough_memory)
+    fail(Category::memory, path, ": ", error.message(), "; end other programs, or give this one more");
+  fail(Category::io, path, ": the system failed: ", error.message(),
+       "; check the disk, its room and the folder's permissions");
 }
 
 void sync_folder(const std::string& folder) {

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 
 #include "memory/error.h"
@@ -84,6 +85,9 @@ class FileWriter {
 std::string read_file(const std::string& path, size_t limit);
 // FileWriter in one call.
 void write_file(const std::string& path, std::string_view text);
+// What the system refused for `path`, as one line: Category::memory where it lacked memory (ENOMEM, which
+// opening a folder may give), else Category::io.
+[[noreturn]] void fail_by_system(const std::string& path, const std::error_code& error);
 // fsync of a folder, so that renames in it last. Category::io.
 void sync_folder(const std::string& folder);
 

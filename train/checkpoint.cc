@@ -24,8 +24,7 @@ auto io(const std::string& what, F&& f) {
   try {
     return f();
   } catch (const fs::filesystem_error& e) {
-    fail(Category::io, what, ": the system failed: ", e.code().message(),
-         "; check the disk, its room and the folder's permissions");
+    fail_by_system(what, e.code());
   }
 }
 

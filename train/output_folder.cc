@@ -7,11 +7,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <vector>
 
-#include "memory/error.h"
+#include "memory/file.h"
 
 namespace qlora {
 namespace fs = std::filesystem;
@@ -37,11 +36,6 @@ bool is_leftover(const std::string& name) {
          (name.find(".partial-") != std::string::npos || starts_with(name, ".best."));
 }
 
-[[noreturn]] void io_failed(const std::string& path, const std::string& why) {
-  fail(Category::io, path, ": the system failed: ", why,
-       "; check the disk, its room and the folder's permissions");
-}
-
 std::vector<std::string> names_in(const std::string& path) {
   std::vector<std::string> names;
   for (const auto& entry : fs::directory_iterator(path)) names.push_back(entry.path().filename().string());
@@ -64,7 +58,7 @@ OutputFolder::OutputFolder(const std::string& path, Use use) : path_(path), use_
            "(--overwrite-output-dir) or give another --output-dir");
     }
   } catch (const fs::filesystem_error& e) {
-    io_failed(path, e.code().message());
+    fail_by_system(path, e.code());
   }
 }
 
@@ -78,14 +72,14 @@ void OutputFolder::clear() const {
       if (is_leftover(name) || ((died || use_ == Use::overwrite) && (is_run(name) || is_result(name))))
         fs::remove_all(fs::path(path_) / name);
   } catch (const fs::filesystem_error& e) {
-    io_failed(path_, e.code().message());
+    fail_by_system(path_, e.code());
   }
 }
 
 void OutputFolder::lock() {
   const std::string file = path_ + "/" + kLock;
   fd_ = open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (fd_ < 0) io_failed(file, std::strerror(errno));
+  if (fd_ < 0) fail_by_system(file, {errno, std::generic_category()});
   int reason = 0;
   if (flock(fd_, LOCK_EX | LOCK_NB) != 0) {
     reason = errno;
@@ -100,7 +94,7 @@ void OutputFolder::lock() {
   if (reason == EWOULDBLOCK)
     fail(Category::usage, path_,
          ": another process is writing there; wait for it or give another --output-dir");
-  io_failed(file, std::strerror(reason));
+  fail_by_system(file, {reason, std::generic_category()});
 }
 
 OutputFolder::~OutputFolder() {

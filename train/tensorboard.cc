@@ -7,7 +7,7 @@
 #include <chrono>
 #include <filesystem>
 
-#include "memory/error.h"
+#include "memory/file.h"
 
 namespace qlora {
 namespace {
@@ -63,7 +63,7 @@ std::string host_name() {
 AppendedFile new_events(const std::string& folder) {
   std::error_code ec;
   std::filesystem::create_directories(folder, ec);
-  if (ec) fail(Category::io, folder, ": cannot be made: ", ec.message(), "; choose another --output-dir");
+  if (ec) fail_by_system(folder, ec);
   const auto seconds =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch());
   for (int n = 0;; ++n)

@@ -152,8 +152,7 @@ void Trainer::write_best() {
     fs::rename(partial, best);
     fs::remove_all(old);
   } catch (const fs::filesystem_error& e) {
-    fail(Category::io, best, ": cannot be written: ", e.code().message(),
-         "; check the disk and the folder's permissions");
+    fail_by_system(best, e.code());
   }
 }
 

@@ -344,7 +344,7 @@ void write_model_folder(const Checkpoint& base, const std::string& folder, const
     fail(Category::usage, base.path(), ": is quantized already; start from the original model");
   std::error_code error;
   std::filesystem::create_directories(folder, error);
-  if (error) fail(Category::io, folder, ": cannot be made: ", error.message(), "; choose another folder");
+  if (error) fail_by_system(folder, error);
   Writer(base, folder, spec).run();
 }
 

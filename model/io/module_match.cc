@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
+#include <new>
 #include <set>
 
 #include "memory/error.h"
@@ -39,6 +41,7 @@ ModuleRegex::ModuleRegex(const std::string& pattern, const std::string& where, C
   code_ = pcre2_compile_8(reinterpret_cast<PCRE2_SPTR8>(pattern.data()), pattern.size(),
                           PCRE2_ANCHORED | PCRE2_ENDANCHORED, &error, &offset, nullptr);
   if (code_ != nullptr) return;
+  if (error == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();
   std::array<PCRE2_UCHAR8, 256> text{};
   pcre2_get_error_message_8(error, text.data(), text.size());
   fail(on_error, where, ": the regular expression ", shown_text(pattern), " is broken at character ", offset,
@@ -49,15 +52,17 @@ ModuleRegex::~ModuleRegex() { pcre2_code_free_8(static_cast<pcre2_code_8*>(code_
 
 bool ModuleRegex::full_match(const std::string& name) const {
   auto* code = static_cast<pcre2_code_8*>(code_);
-  pcre2_match_context_8* limits = pcre2_match_context_create_8(nullptr);
-  pcre2_match_data_8* data = pcre2_match_data_create_from_pattern_8(code, nullptr);
-  pcre2_set_match_limit_8(limits, kMatchSteps);
-  pcre2_set_depth_limit_8(limits, kMatchSteps);
-  pcre2_set_heap_limit_8(limits, kHeapKiB);
-  const int result =
-      pcre2_match_8(code, reinterpret_cast<PCRE2_SPTR8>(name.data()), name.size(), 0, 0, data, limits);
-  pcre2_match_data_free_8(data);
-  pcre2_match_context_free_8(limits);
+  const std::unique_ptr<pcre2_match_context_8, decltype(&pcre2_match_context_free_8)> limits(
+      pcre2_match_context_create_8(nullptr), pcre2_match_context_free_8);
+  const std::unique_ptr<pcre2_match_data_8, decltype(&pcre2_match_data_free_8)> data(
+      pcre2_match_data_create_from_pattern_8(code, nullptr), pcre2_match_data_free_8);
+  if (!limits || !data) throw std::bad_alloc();
+  pcre2_set_match_limit_8(limits.get(), kMatchSteps);
+  pcre2_set_depth_limit_8(limits.get(), kMatchSteps);
+  pcre2_set_heap_limit_8(limits.get(), kHeapKiB);
+  const int result = pcre2_match_8(code, reinterpret_cast<PCRE2_SPTR8>(name.data()), name.size(), 0, 0,
+                                   data.get(), limits.get());
+  if (result == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
   if (result < 0 && result != PCRE2_ERROR_NOMATCH)
     fail(on_error_, where_, ": the regular expression ", shown_text(pattern_), " takes too many steps on ",
          name, "; write it simpler");

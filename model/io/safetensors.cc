@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <new>
 #include <unordered_set>
 
 #include "memory/error.h"
@@ -164,6 +165,7 @@ void SafetensorsFile::parse(std::string_view header) {
   object fields;
   auto error = parser.allocate(capacity, kHeaderDepth);
   if (!error) error = parser.parse(header.data(), header.size()).get(fields);  // copies and pads
+  if (error == simdjson::MEMALLOC) throw std::bad_alloc();
   if (error)
     fail(Category::input, path(), ": byte 8: the header is no valid JSON object (",
          simdjson::error_message(error), "); fetch the file again");

@@ -1,6 +1,7 @@
 #include <simdjson.h>
 
 #include <filesystem>
+#include <new>
 
 #include "memory/error.h"
 #include "memory/file.h"
@@ -230,8 +231,9 @@ class Reader {
 
 dom::element parse(dom::parser& parser, const std::string& path, const std::string& bytes) {
   dom::element root;
-  if (const auto error = parser.parse(bytes).get(root))
-    fail(Category::input, path, ": ", simdjson::error_message(error), "; the file is damaged");
+  const auto error = parser.parse(bytes).get(root);
+  if (error == simdjson::MEMALLOC) throw std::bad_alloc();
+  if (error) fail(Category::input, path, ": ", simdjson::error_message(error), "; the file is damaged");
   if (!root.is_object()) fail(Category::input, path, ": not a JSON object; the file is damaged");
   return root;
 }

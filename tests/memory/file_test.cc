@@ -1,4 +1,5 @@
 #include "memory/file.h"
+#include "tests/support/temp_folder.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -15,13 +16,7 @@ namespace {
 
 class File : public ::testing::Test {
  protected:
-  File() {
-    std::string name = (std::filesystem::temp_directory_path() / "qlora-file-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    folder_ = name;
-  }
-  ~File() override { std::filesystem::remove_all(folder_); }
-  std::string in(const std::string& name) const { return folder_ + "/" + name; }
+  std::string in(const std::string& name) const { return folder_ / name; }
   static void put(const std::string& path, const std::string& bytes) {
     std::ofstream(path, std::ios::binary) << bytes;
   }
@@ -31,7 +26,7 @@ class File : public ::testing::Test {
     return text.str();
   }
   size_t files() const {
-    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
+    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_.path()), {}));
   }
   template <class F>
   static Category category_of(F&& f) {
@@ -43,7 +38,7 @@ class File : public ::testing::Test {
     ADD_FAILURE() << "nothing was refused";
     return Category::internal;
   }
-  std::string folder_;
+  const test::TempFolder folder_;
 };
 
 TEST_F(File, MapsWhatIsThere) {
@@ -64,7 +59,7 @@ TEST_F(File, MapsWhatIsThere) {
 
 TEST_F(File, RefusesWhatIsNoFile) {
   EXPECT_EQ(category_of([&] { MappedFile f(in("absent")); }), Category::input);
-  EXPECT_EQ(category_of([&] { MappedFile f(folder_); }), Category::input);
+  EXPECT_EQ(category_of([&] { MappedFile f(folder_.path()); }), Category::input);
   ASSERT_EQ(mkfifo(in("fifo").c_str(), 0600), 0);
   EXPECT_EQ(category_of([&] { MappedFile f(in("fifo")); }),
             Category::input);  // and does not wait for a writer

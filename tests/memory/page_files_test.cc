@@ -12,20 +12,15 @@
 
 #include "memory/page_backends.h"
 #include "tests/memory/pager_schedule.h"
+#include "tests/support/temp_folder.h"
 
 namespace qlora::testing {
 namespace {
 
 class PageFilesTest : public ::testing::Test {
  protected:
-  PageFilesTest() {
-    std::string name = (std::filesystem::temp_directory_path() / "qlora-pages-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    folder_ = name;
-  }
-  ~PageFilesTest() override { std::filesystem::remove_all(folder_); }
-  std::string in(const std::string& name) const { return folder_ + "/" + name; }
-  std::string folder_;
+  std::string in(const std::string& name) const { return folder_ / name; }
+  const test::TempFolder folder_;
 };
 
 using Open = std::unique_ptr<PageBackend> (*)(PageFiles files, int channels);
@@ -46,7 +41,7 @@ Error error_of(const std::function<void()>& f) {
 
 // Every way to a file gives the bytes that a model gives, in folders with and without O_DIRECT.
 TEST_F(PageFilesTest, RandomSchedulesAgreeWithAModel) {
-  std::vector<std::string> folders = {folder_};
+  std::vector<std::string> folders = {folder_.path()};
   if (std::filesystem::exists("/dev/shm")) folders.push_back("/dev/shm");
   for (const std::string& folder : folders)
     for (uint64_t seed = 1; seed <= 8; ++seed) {
@@ -61,7 +56,7 @@ TEST_F(PageFilesTest, RandomSchedulesAgreeWithAModel) {
       }).passes(2);
       if (HasFailure()) return;
     }
-  EXPECT_TRUE(std::filesystem::is_empty(folder_)) << "no name leads to a pager's file";
+  EXPECT_TRUE(std::filesystem::is_empty(folder_.path())) << "no name leads to a pager's file";
 }
 
 // Pages of several requests each.
@@ -69,7 +64,7 @@ TEST_F(PageFilesTest, LargePages) {
   const PagerSchedule s(4, PageFiles::kRequestBytes * 2 + 12345, Pager::Life::lasting);
   for (const Open open : kWays)
     PagerRun(s, [&](const PagerSchedule& p) {
-      return open(PageFiles::temporary(folder_, p.pages, p.page_bytes), p.slots);
+      return open(PageFiles::temporary(folder_.path(), p.pages, p.page_bytes), p.slots);
     }).passes(1);
 }
 
@@ -141,7 +136,7 @@ TEST_F(PageFilesTest, ADiskWithoutRoomIsAnErrorBeforeTheFirstStep) {
         limit.rlim_cur = limit.rlim_max = 5000;
         setrlimit(RLIMIT_FSIZE, &limit);
         try {
-          PageFiles::temporary(folder_, 100, 10000);
+          PageFiles::temporary(folder_.path(), 100, 10000);
         } catch (const Error& e) {
           std::fputs(e.what(), stderr);
           std::exit(e.exit_code());
@@ -172,7 +167,7 @@ TEST_F(PageFilesTest, AFailedWriteIsAnError) {
 TEST_F(PageFilesTest, TransfersCanBeGivenUp) {
   for (const Open open : kWays) {
     const size_t bytes = PageFiles::kRequestBytes * 2;
-    const auto backend = open(PageFiles::temporary(folder_, 2, bytes), 2);
+    const auto backend = open(PageFiles::temporary(folder_.path(), 2, bytes), 2);
     const Memory a(bytes), b(bytes);
     std::memset(b.data, 1, bytes);
     backend->start(0, {false, 0, a.data, bytes});
@@ -184,11 +179,11 @@ TEST_F(PageFilesTest, TransfersCanBeGivenUp) {
 }
 
 TEST_F(PageFilesTest, SaysHowPagesTravel) {
-  EXPECT_NE(thread_pages(PageFiles::temporary(folder_, 1, 1), 1, "no io_uring here: forbidden")
+  EXPECT_NE(thread_pages(PageFiles::temporary(folder_.path(), 1, 1), 1, "no io_uring here: forbidden")
                 ->how()
                 .find("forbidden"),
             std::string::npos);
-  const auto backend = file_pages(PageFiles::temporary(folder_, 4, 1 << 20), 1);
+  const auto backend = file_pages(PageFiles::temporary(folder_.path(), 4, 1 << 20), 1);
   EXPECT_FALSE(backend->how().empty());
   EXPECT_GT(measured_bandwidth(*backend, 4, 1 << 20), 0);
 }

@@ -3,7 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "memory/file.h"
-#include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
 
 using namespace qlora;
 

@@ -14,28 +14,13 @@
 
 #include "memory/error.h"
 #include "model/io/checkpoint.h"
+#include "tests/support/temp_folder.h"
 
 namespace qlora::io_test {
 
 inline const std::string kModels = std::string(QLORA_GOLDEN) + "/models";
 
-class TempFolder {
- public:
-  TempFolder() {
-    std::string name = (std::filesystem::temp_directory_path() / "qlora-io-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    path_ = name;
-  }
-  ~TempFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  const std::string& path() const { return path_; }
-  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
+using test::TempFolder;
 
 // A new file each time: ext4 flushes one that is truncated and written again, which takes milliseconds.
 inline void put(const std::string& path, const std::string& bytes) {

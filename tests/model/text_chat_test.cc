@@ -8,6 +8,7 @@
 #include "memory/error.h"
 #include "model/text/unicode.h"
 #include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
 
 // Loss masks: transformers' own for {% generation %}, and what must hold for templates without it.
 namespace qlora {

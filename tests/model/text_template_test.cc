@@ -6,6 +6,7 @@
 #include "memory/error.h"
 #include "model/text/chat_template.h"
 #include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
 
 // Chat templates against what transformers renders: 21 real templates, 57 conversations, with and without a
 // prompt.

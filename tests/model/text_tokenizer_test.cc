@@ -10,6 +10,7 @@
 #include "memory/error.h"
 #include "model/text/unicode.h"
 #include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
 
 // SmolLM2's tokenizer against what the tokenizers library gives for 840 texts.
 namespace qlora {

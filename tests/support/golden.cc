@@ -1,6 +1,5 @@
 #include "tests/support/golden.h"
 
-#include <stdlib.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -39,17 +38,6 @@ std::vector<std::string> lines(const std::string& text) {
     begin = end + 1;
   }
   return out;
-}
-
-TempFolder::TempFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "qlora-test-XXXXXX").string();
-  if (!mkdtemp(name.data())) throw std::runtime_error("cannot make a folder like " + name);
-  path_ = name;
-}
-
-TempFolder::~TempFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
 }
 
 }  // namespace qlora::test

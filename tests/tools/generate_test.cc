@@ -43,14 +43,14 @@ TEST(StopText, HoldsBackOnlyWhatMayStop) {
   EXPECT_EQ(stop.finish(), "");
 }
 
-Sampling sampled(const Scratch& folder, Words words) {
+Sampling sampled(const test::TempFolder& folder, Words words) {
   words.insert(words.end(), {"--model", "m", "--prompt", "p"});
   return sampling_of(parse_options(generate_table(), words),
                      model_sampling(folder.path(), [](const std::string& line) { FAIL() << line; }));
 }
 
 TEST(SamplingOptions, TheModelsThenTheOptions) {
-  const Scratch none, drawn, unset;
+  const test::TempFolder none, drawn, unset;
   drawn.write("generation_config.json",
               R"({"do_sample": true, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1})");
   unset.write("generation_config.json", R"({"eos_token_id": 2, "temperature": null})");
@@ -77,11 +77,11 @@ TEST(SamplingOptions, GenerationConfigIsReadStrictly) {
   for (const char* wrong :
        {R"({"temperature": -1})", R"({"top_p": 0})", R"({"top_p": 1.5})", R"({"top_k": "5"})",
         R"({"do_sample": 1})", R"({"repetition_penalty": 0})", R"([])", R"({"min_p": 2})"}) {
-    const Scratch folder;
+    const test::TempFolder folder;
     folder.write("generation_config.json", wrong);
     EXPECT_THROW(model_sampling(folder.path(), [](const std::string&) {}), Error) << wrong;
   }
-  const Scratch folder;
+  const test::TempFolder folder;
   folder.write("generation_config.json",
                R"({"no_repeat_ngram_size": 3, "num_beams": 1, "bad_words_ids": [], "typical_p": 1.0})");
   Words warned;
@@ -94,10 +94,10 @@ class Generate : public testing::Test {
  protected:
   Generate() { write_model(folder_); }
   Ended run(Words words, const std::string& in = "/dev/null") const {
-    words.insert(words.end(), {"--model", folder_.path().string(), "--bits", "16", "--max-new-tokens", "12"});
+    words.insert(words.end(), {"--model", folder_.path(), "--bits", "16", "--max-new-tokens", "12"});
     return run_program(generate_table, generate, words, in);
   }
-  Scratch folder_;
+  test::TempFolder folder_;
 };
 
 TEST_F(Generate, OnePromptIsWhatTheModelSays) {
@@ -127,7 +127,7 @@ TEST_F(Generate, RowsDoNotDependOnEachOther) {
     rows += "{\"prompt\": \"" + prompt + "\"}\n";
     alone.push_back(run({"--prompt", prompt, "--raw", "--json"}).json()["text"]);
   }
-  const std::string data = folder_.write("rows.jsonl", rows), out = (folder_.path() / "out.jsonl").string();
+  const std::string data = folder_.write("rows.jsonl", rows), out = folder_ / "out.jsonl";
   const Ended e = run({"--dataset", data, "--output", out});
   EXPECT_EQ(e.code, 0) << e.err;
   EXPECT_EQ(e.out, "");
@@ -184,7 +184,7 @@ TEST_F(Generate, RefusesInOneLine) {
   refused({"--prompt", "a", "--raw", "--system", "b"}, 2, "--system needs the chat template");
   refused({"--prompt", "", "--raw"}, 2, "has no tokens to continue");
   refused({"--prompt", std::string(128, 'a'), "--raw"}, 2, "context of 128");
-  std::filesystem::remove(folder_.path() / "chat_template.jinja");
+  std::filesystem::remove(folder_ / "chat_template.jinja");
   refused({"--prompt", "a"}, 3, "has no chat template; continue the prompt as it is with --raw");
 }
 

@@ -10,9 +10,9 @@ using Words = std::vector<std::string>;
 Ended run(const Words& words) { return run_program(inspect_table, inspect, words); }
 
 TEST(Inspect, TokenizesAndBack) {
-  const Scratch folder;
+  const test::TempFolder folder;
   write_tokenizer(folder, false);  // nothing else: no model, no template
-  const std::string path = folder.path().string();
+  const std::string path = folder.path();
   const Ended there = run({path, "--tokenize", "a<s> é"});
   EXPECT_EQ(there.out, "{\"ids\":[100,1,35,198,172],\"tokens\":[\"a\",\"<s>\",\"Ġ\",\"Ã\",\"©\"]}\n")
       << there.err;
@@ -25,23 +25,23 @@ TEST(Inspect, TokenizesAndBack) {
 }
 
 TEST(Inspect, TokenizeFileKeepsOrderAndOnlyLineFeedsEndRows) {
-  const Scratch folder;
+  const test::TempFolder folder;
   write_tokenizer(folder, false);
   // U+2028, U+0085 and a carriage return inside a row end nothing.
   const std::string rows = folder.write(
       "rows.jsonl", "{\"text\": \"b\xe2\x80\xa8\xc2\x85\"}\n{\"text\": \"a\\r\\n\"}\r\n{\"text\": \"\"}");
-  const Ended e = run({folder.path().string(), "--tokenize-file", rows});
+  const Ended e = run({folder.path(), "--tokenize-file", rows});
   EXPECT_EQ(e.out, "{\"ids\":[101,229,131,171,197,136]}\n{\"ids\":[100,16,13]}\n{\"ids\":[]}\n") << e.err;
   const std::string bad = folder.write("bad.jsonl", "{\"text\": \"b\"}\n{\"tex\": \"a\"}\n");
-  const Ended failed = run({folder.path().string(), "--tokenize-file", bad});
+  const Ended failed = run({folder.path(), "--tokenize-file", bad});
   EXPECT_EQ(failed.code, 3);
   EXPECT_NE(failed.err.find("bad.jsonl: line 2: has no string 'text'"), std::string::npos) << failed.err;
 }
 
 TEST(Inspect, RendersChats) {
-  const Scratch folder;
+  const test::TempFolder folder;
   write_tokenizer(folder);
-  const std::string path = folder.path().string();
+  const std::string path = folder.path();
   const std::string chat = folder.write("chat.json", R"([{"role": "user", "content": "hi"}])");
   EXPECT_EQ(run({path, "--chat", chat}).json()["text"], "<s>user: hi</s>");
   EXPECT_EQ(run({path, "--chat", chat, "--add-generation-prompt"}).json()["text"],
@@ -64,9 +64,9 @@ TEST(Inspect, ClockIsReadStrictly) {
 }
 
 TEST(Inspect, ShowsTheLossMask) {
-  const Scratch folder;
+  const test::TempFolder folder;
   write_tokenizer(folder);
-  const std::string path = folder.path().string();
+  const std::string path = folder.path();
   const std::string rows = folder.write(
       "rows.jsonl",
       "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"1+1=\", \"completion\": \"2\"}\n");
@@ -81,9 +81,9 @@ TEST(Inspect, ShowsTheLossMask) {
 }
 
 TEST(Inspect, SaysWhatPathsHold) {
-  const Scratch folder;
+  const test::TempFolder folder;
   write_model(folder);
-  const auto model = run({folder.path().string(), "--json", "--tensors"}).json();
+  const auto model = run({folder.path(), "--json", "--tensors"}).json();
   EXPECT_EQ(model["kind"], "model folder");
   EXPECT_EQ(model["parameters"], 439168);
   EXPECT_EQ(model["stored_as"], "bfloat16");
@@ -105,14 +105,14 @@ TEST(Inspect, SaysWhatPathsHold) {
   const auto data = run({golden + "train.jsonl", "--json"}).json();
   EXPECT_EQ(data["kind"], "data");
   EXPECT_EQ(data["format"], "tokens");
-  const Scratch empty;
-  EXPECT_EQ(run({empty.path().string()}).code, 3);
+  const test::TempFolder empty;
+  EXPECT_EQ(run({empty.path()}).code, 3);
 }
 
 TEST(Inspect, RefusesWhatSaysNothing) {
-  const Scratch folder;
+  const test::TempFolder folder;
   write_tokenizer(folder);
-  const std::string path = folder.path().string();
+  const std::string path = folder.path();
   for (const Words& words : {Words{path, "--tokenize", "a", "--detokenize", "1"}, Words{path, "--row", "1"},
                              Words{path, "--tokenize", "a", "--tensors"}, Words{path, "--now", "2025-03-09"}})
     EXPECT_EQ(run(words).code, 2) << words.back();

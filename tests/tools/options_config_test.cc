@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
 #include "memory/error.h"
-#include "tests/tools/scratch.h"
+#include "tests/support/temp_folder.h"
 #include "tools/common/config_file.h"
 #include "tools/common/options.h"
 #include "tools/common/tables.h"
@@ -13,7 +13,7 @@ using Words = std::vector<std::string>;
 const std::string kHead = "model: m\ndataset: d\noutput_dir: o\n";
 
 Options with_config(const std::string& text, Words more = {}, const std::string& name = "c.yaml") {
-  const Scratch scratch;
+  const test::TempFolder scratch;
   more.insert(more.end(), {"--config", scratch.write(name, text)});
   return parse_options(train_table(), more);
 }
@@ -30,7 +30,7 @@ std::string error_of(const std::string& text, int code, const std::string& name 
 }
 
 TEST(Config, CommandLineWinsWhateverTheOrder) {
-  const Scratch scratch;
+  const test::TempFolder scratch;
   const std::string path =
       scratch.write("c.yaml", kHead + "lora_r: 8\nlora-alpha: 32.5\npacking: yes\nmax_steps: 7\n");
   for (const bool first : {true, false}) {

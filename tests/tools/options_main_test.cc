@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "memory/error.h"
-#include "tests/tools/scratch.h"
+#include "tests/support/temp_folder.h"
 #include "tools/common/main.h"
 #include "tools/common/signals.h"
 #include "tools/common/tables.h"
@@ -134,7 +134,7 @@ TEST(Main, FirstSignalLeavesUnlessItIsPolled) {
 }
 
 TEST(Threads, QuotaOfTheCgroup) {
-  const Scratch v2;
+  const test::TempFolder v2;
   v2.write("proc/self/cgroup", "0::/a/b\n");
   EXPECT_FALSE(cgroup_cpus(v2.path()));
   v2.write("sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
@@ -148,7 +148,7 @@ TEST(Threads, QuotaOfTheCgroup) {
   v2.write("sys/fs/cgroup/cpu.max", "50000 100000\n");
   EXPECT_EQ(cgroup_cpus(v2.path()), 0.5);
 
-  const Scratch v1;
+  const test::TempFolder v1;
   v1.write("proc/self/cgroup", "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x\n2:cpuset:/y\n");
   v1.write("sys/fs/cgroup/cpuset/y/cpu.cfs_quota_us", "1");
   EXPECT_FALSE(cgroup_cpus(v1.path()));
@@ -161,7 +161,7 @@ TEST(Threads, QuotaOfTheCgroup) {
 
 TEST(Threads, BrokenCgroupFilesCountForNothing) {
   for (const char* text : {"", ":", "0:", "0::", "0::/../../x\n", "x:y:z\n", "0::/a\n0::/a\n"}) {
-    const Scratch scratch;
+    const test::TempFolder scratch;
     scratch.write("proc/self/cgroup", text);
     scratch.write("sys/fs/cgroup/a/cpu.max", "1 0\n");
     EXPECT_FALSE(cgroup_cpus(scratch.path())) << text;

@@ -3,7 +3,7 @@
 #include <optional>
 
 #include "memory/error.h"
-#include "tests/tools/scratch.h"
+#include "tests/support/temp_folder.h"
 #include "tools/common/model_path.h"
 
 namespace qlora::tools {
@@ -35,7 +35,7 @@ class ModelPath : public testing::Test {
  protected:
   // A hub cache with org/name at main, as huggingface_hub lays it out.
   fs::path repository() {
-    const fs::path folder = scratch_.path() / "hub/models--org--name-1.5";
+    const fs::path folder = scratch_ / "hub/models--org--name-1.5";
     scratch_.write("hub/models--org--name-1.5/refs/main", kCommit + "\n");
     scratch_.write("hub/models--org--name-1.5/refs/refs/pr/1", kCommit);
     scratch_.write("hub/models--org--name-1.5/blobs/abc", "{}");
@@ -55,19 +55,19 @@ class ModelPath : public testing::Test {
   }
 
   const std::string kCommit = std::string(39, 'a') + "1";
-  Scratch scratch_;
-  Variable home_{"HOME", scratch_.path().string()}, xdg_{"XDG_CACHE_HOME", std::nullopt},
-      hf_{"HF_HOME", scratch_.path().string()}, cache_{"HF_HUB_CACHE", std::nullopt};
+  test::TempFolder scratch_;
+  Variable home_{"HOME", scratch_.path()}, xdg_{"XDG_CACHE_HOME", std::nullopt},
+      hf_{"HF_HOME", scratch_.path()}, cache_{"HF_HUB_CACHE", std::nullopt};
 };
 
 TEST_F(ModelPath, WhereTheCacheIs) {
-  EXPECT_EQ(hub_cache(), scratch_.path() / "hub");
+  EXPECT_EQ(hub_cache(), scratch_ / "hub");
   const Variable cache("HF_HUB_CACHE", "/c");
   EXPECT_EQ(hub_cache(), "/c");
   const Variable no_cache("HF_HUB_CACHE", std::nullopt), no_home("HF_HOME", std::nullopt);
-  EXPECT_EQ(hub_cache(), scratch_.path() / ".cache/huggingface/hub");
+  EXPECT_EQ(hub_cache(), scratch_ / ".cache/huggingface/hub");
   const Variable relative("XDG_CACHE_HOME", "rel");
-  EXPECT_EQ(hub_cache(), scratch_.path() / ".cache/huggingface/hub");
+  EXPECT_EQ(hub_cache(), scratch_ / ".cache/huggingface/hub");
   const Variable xdg("XDG_CACHE_HOME", "/x");
   EXPECT_EQ(hub_cache(), "/x/huggingface/hub");
   EXPECT_EQ(short_model_file("smollm2-135m"), "/x/qlora/smollm2-135m-instruct-q4_1.gguf");
@@ -92,7 +92,7 @@ TEST_F(ModelPath, AnExistingPathWins) {
   const fs::path before = fs::current_path();
   scratch_.write("work/org/name-1.5/config.json", "{}");
   scratch_.write("work/smollm2-135m", "x");
-  fs::current_path(scratch_.path() / "work");
+  fs::current_path(scratch_ / "work");
   const ResolvedPath folder = resolve_model("org/name-1.5"), file = resolve_model("smollm2-135m");
   fs::current_path(before);
   EXPECT_EQ(folder.path, "org/name-1.5");
@@ -147,7 +147,7 @@ TEST_F(ModelPath, ABrokenRefIsNamed) {
 }
 
 TEST_F(ModelPath, DatasetsHaveTheirOwnFolder) {
-  fs::create_directories(scratch_.path() / "hub/datasets--org--data/snapshots" / kCommit);
+  fs::create_directories(scratch_ / ("hub/datasets--org--data/snapshots/" + std::string(kCommit)));
   scratch_.write("hub/datasets--org--data/refs/main", kCommit);
   EXPECT_EQ(resolve_dataset("org/data").revision, kCommit);
   try {

@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "memory/error.h"
-#include "tests/tools/scratch.h"
+#include "tests/support/temp_folder.h"
 #include "tools/common/options.h"
 #include "tools/common/tables.h"
 
@@ -263,7 +263,7 @@ TEST(Options, SettingsComeBackFromYamlAndJson) {
                                          "--temperature=0.1", "--top-p=1e-5", "--repetition-penalty=1e300",
                                          "--seed=9007199254740993", "--adapter=a"});
     for (const bool json : {false, true}) {
-      const Scratch scratch;
+      const test::TempFolder scratch;
       const std::string path =
           scratch.write(json ? "c.json" : "c.yaml", json ? first.to_json().dump() : first.to_yaml());
       const Options second = parse_options(generate_table(), {"--config", path});
@@ -300,7 +300,7 @@ TEST(Options, ConfigYamlRunsTheRunAgain) {
                             "num_cycles=2,power=3", "--target-modules", "q_proj,v_proj", "--learning-rate",
                             "3.3e-4", "--eval-fraction=.1", "--memory=6GiB", "--max-steps=7",
                             "--resume-from-checkpoint=last", "--no-train-on-inputs"}));
-  const Scratch scratch;
+  const test::TempFolder scratch;
   const Options second =
       parse_options(train_table(), {"--config", scratch.write("config.yaml", first.to_yaml())});
   EXPECT_EQ(first.to_yaml(), second.to_yaml());

@@ -5,55 +5,15 @@
 #include <regex>
 
 #include "memory/random.h"
-#include "model/io/config_checkpoint.h"
-#include "model/io/safetensors.h"
-#include "model/io/stored_checkpoint.h"
+#include "tests/support/random_llama.h"
+#include "tests/support/temp_folder.h"
 #include "tests/tools/run_support.h"
-#include "tests/tools/scratch.h"
 
 namespace qlora::testing {
 namespace {
 namespace fs = std::filesystem;
 
-struct Dims {
-  int64_t layers, dim, ff, heads, kv_heads, vocab;
-  bool tied;
-};
-
-// A model of random weights and rows of random tokens.
-void write_model(const Scratch& to, const Dims& d) {
-  const Json config = {{"architectures", {"LlamaForCausalLM"}},
-                       {"model_type", "llama"},
-                       {"hidden_size", d.dim},
-                       {"intermediate_size", d.ff},
-                       {"num_hidden_layers", d.layers},
-                       {"num_attention_heads", d.heads},
-                       {"num_key_value_heads", d.kv_heads},
-                       {"vocab_size", d.vocab},
-                       {"max_position_embeddings", 4096},
-                       {"rms_norm_eps", 1e-5},
-                       {"rope_theta", 10000.0},
-                       {"hidden_act", "silu"},
-                       {"tie_word_embeddings", d.tied},
-                       {"torch_dtype", "bfloat16"}};
-  const std::string file = to.write("config.json", config.dump());
-  const auto shapes = open_shapes(file);
-  std::vector<TensorSpec> specs;
-  for (const ExpectedTensor& e : expected_tensors(shapes->desc()))
-    specs.push_back({e.name(), DType::bf16,
-                     e.vector ? std::vector<int64_t>{e.cols} : std::vector<int64_t>{e.rows, e.cols}});
-  SafetensorsWriter out(to.path() / "model.safetensors", specs);
-  uint64_t draw = 0;
-  for (const TensorSpec& t : out.order()) {
-    std::vector<bf16> values(t.bytes() / sizeof(bf16));
-    for (bf16& v : values)
-      v = static_cast<bf16>(static_cast<float>(unit_interval(random_bits(7, draw++)) - .5) * .1f);
-    out.write(t.name, values.data(), t.bytes());
-  }
-  out.commit();
-}
-
-std::string write_rows(const Scratch& to, int64_t vocab, int rows, int tokens) {
+std::string write_rows(const test::TempFolder& to, int64_t vocab, int rows, int tokens) {
   std::string text;
   for (int r = 0; r < rows; ++r) {
     Json ids = Json::array();
@@ -75,10 +35,11 @@ TEST(PlanTest, WhatIsPrintedIsWhatIsUsed) {
 #endif
   if (kSanitized) GTEST_SKIP() << "AddressSanitizer's own memory is not the program's";
   constexpr double kTolerance = 6.4 * (1 << 20);
-  for (const Dims& d : {Dims{5, 192, 448, 6, 2, 3000, true}, Dims{3, 320, 800, 5, 5, 1111, false}}) {
-    const Scratch scratch;
-    write_model(scratch, d);
-    const std::string rows = write_rows(scratch, d.vocab, 24, 700), out = scratch.path() / "out";
+  for (const test::LlamaShape& d :
+       {test::LlamaShape{5, 192, 448, 6, 2, 3000, true}, test::LlamaShape{3, 320, 800, 5, 5, 1111, false}}) {
+    const test::TempFolder scratch;
+    test::write_random_llama(scratch.path(), d, .05f);
+    const std::string rows = write_rows(scratch, d.vocab, 24, 700), out = scratch / "out";
     std::vector<double> totals;
     for (const char* checkpointing : {"none", "all", "auto"}) {
       Words words = {"--model",
@@ -128,9 +89,9 @@ TEST(PlanTest, WhatIsPrintedIsWhatIsUsed) {
 }
 
 TEST(PlanTest, ConfigAloneAndAPicture) {
-  const Scratch scratch;
+  const test::TempFolder scratch;
   const std::string config = std::string(QLORA_GOLDEN) + "/configs/llama3_1_8b/config.json",
-                    picture = scratch.path() / "p.svg";
+                    picture = scratch / "p.svg";
   const Ended e =
       run("qlora-plan", {"--model", config, "--max-seq-length", "2048", "--per-device-train-batch-size", "1",
                          "--memory", "64GB", "--picture", picture, "--json"});
@@ -154,7 +115,7 @@ TEST(PlanTest, ConfigAloneAndAPicture) {
     EXPECT_NE(svg.find(part), std::string::npos) << part;
 
   const Ended trains = run("qlora-train", {"--model", fs::path(config).parent_path(), "--dataset",
-                                           golden_rows(), "--output-dir", scratch.path() / "out"});
+                                           golden_rows(), "--output-dir", scratch / "out"});
   EXPECT_EQ(trains.code, 3) << "there is nothing to train";
 }
 

@@ -8,8 +8,8 @@
 #include <filesystem>
 #include <random>
 
+#include "tests/support/temp_folder.h"
 #include "tests/tools/run_support.h"
-#include "tests/tools/scratch.h"
 
 namespace qlora::testing {
 namespace {
@@ -52,9 +52,9 @@ bool holds_partial(const std::string& out) {
 }
 
 TEST(RunBits, SeedAloneDecides) {
-  const Scratch scratch;
+  const test::TempFolder scratch;
   const auto adapter = [&](const char* name, const Words& more) {
-    const std::string out = scratch.path() / name;
+    const std::string out = scratch / name;
     const Ended e = run("qlora-train", train_words(out, with(kRandom, more)));
     EXPECT_EQ(e.code, 0) << e.err;
     return adapter_of(out);
@@ -74,8 +74,8 @@ TEST(RunBits, SeedAloneDecides) {
 }
 
 TEST(RunBits, ConfigFileRerunsTheRun) {
-  const Scratch scratch;
-  const std::string out = scratch.path() / "out", again = scratch.path() / "again";
+  const test::TempFolder scratch;
+  const std::string out = scratch / "out", again = scratch / "again";
   const Words words = with(kRandom, {"--max-steps", "3", "--warmup-steps", "1"});
   ASSERT_EQ(run("qlora-train", train_words(out, words)).code, 0);
   const Ended e = run("qlora-train", {"--config", out + "/config.yaml", "--output-dir", again});
@@ -85,8 +85,8 @@ TEST(RunBits, ConfigFileRerunsTheRun) {
 }
 
 TEST(RunBits, ConfigFileOfARunFromAnAdapterRerunsIt) {
-  const Scratch scratch;
-  const std::string out = scratch.path() / "out", again = scratch.path() / "again";
+  const test::TempFolder scratch;
+  const std::string out = scratch / "out", again = scratch / "again";
   Words words = train_words(out, {"--max-steps", "2", "--init-adapter", golden_model() + "/adapter"});
   words.erase(std::find(words.begin(), words.end(), "--lora-r"),
               std::find(words.begin(), words.end(), "--lora-r") + 2);
@@ -126,8 +126,8 @@ void run_through_kills(const Words& words, const std::string& out, long longest_
 }
 
 TEST(RunBits, KilledAnywhereAndResumed) {
-  const Scratch scratch;
-  const std::string whole = scratch.path() / "whole";
+  const test::TempFolder scratch;
+  const std::string whole = scratch / "whole";
   const Words longer = with(kRandom, {"--num-train-epochs", "6"});
   const auto began = std::chrono::steady_clock::now();
   ASSERT_EQ(run("qlora-train", train_words(whole, longer)).code, 0);
@@ -137,7 +137,7 @@ TEST(RunBits, KilledAnywhereAndResumed) {
   // On a machine that lets us sleep too long a run may be through after a kill or two: then another one.
   for (int round = 0; kills.all < 6 || kills.while_writing < 1; ++round) {
     ASSERT_LT(round, 20);
-    const std::string out = scratch.path() / ("killed" + std::to_string(round));
+    const std::string out = scratch / ("killed" + std::to_string(round));
     run_through_kills(train_words(out, with(longer, {"--resume-from-checkpoint", "last"})), out,
                       1 + static_cast<long>(took.count() / 3), random, kills);
     EXPECT_EQ(adapter_of(out), adapter_of(whole));
@@ -151,8 +151,8 @@ TEST(RunBits, KilledAnywhereAndResumed) {
 class Signalled : public ::testing::TestWithParam<int> {};
 
 TEST_P(Signalled, LeavesACheckpointWithinAStep) {
-  const Scratch scratch;
-  const std::string whole = scratch.path() / "whole", out = scratch.path() / "stopped";
+  const test::TempFolder scratch;
+  const std::string whole = scratch / "whole", out = scratch / "stopped";
   const Words more = {"--max-steps",
                       "30",
                       "--save-steps",

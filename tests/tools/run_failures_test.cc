@@ -6,8 +6,8 @@
 #include <filesystem>
 #include <regex>
 
+#include "tests/support/temp_folder.h"
 #include "tests/tools/run_support.h"
-#include "tests/tools/scratch.h"
 
 namespace qlora::testing {
 namespace {
@@ -26,13 +26,13 @@ void expect_error(const Ended& e, int code, const std::vector<std::string>& says
 
 class RunFailures : public ::testing::Test {
  protected:
-  Scratch scratch;
-  std::string out = scratch.path() / "out";
+  test::TempFolder scratch;
+  std::string out = scratch / "out";
 
   Ended train(const Words& more) { return run("qlora-train", train_words(out, more)); }
   // A copy of the tiny model that may be broken.
   std::string model_copy() {
-    const fs::path to = scratch.path() / "model";
+    const fs::path to = scratch / "model";
     fs::create_directories(to);
     for (const char* file : {"config.json", "model.safetensors"}) {
       fs::copy_file(golden_model() + "/" + file, to / file);
@@ -48,7 +48,7 @@ TEST_F(RunFailures, UnknownFlag) {
 }
 
 TEST_F(RunFailures, AbsentModel) {
-  const std::string model = scratch.path() / "absent";
+  const std::string model = scratch / "absent";
   expect_error(train({"--model", model}), 3, {model});
   EXPECT_FALSE(fs::exists(out)) << "a folder made for nothing stays";
 }
@@ -187,7 +187,7 @@ TEST_F(RunFailures, DryRunTouchesNothing) {
 // Every write beyond a size fails, as on a full disk: at whichever file it strikes, the exit is 5, no file
 // lies half-written under a name that counts, and the run goes on afterwards to the same bits.
 TEST_F(RunFailures, NoSpaceLeft) {
-  const std::string whole = scratch.path() / "whole";
+  const std::string whole = scratch / "whole";
   const Words more = {"--max-steps",
                       "4",
                       "--report-to",
@@ -207,7 +207,7 @@ TEST_F(RunFailures, NoSpaceLeft) {
   const uint64_t adapter = adapter_of(whole).size();
   for (uint64_t limit : {uint64_t{400}, uint64_t{900}, adapter / 2, adapter + 100}) {
     const Ended e = run("qlora-train", train_words(out, more), {.file = limit});
-    expect_error(e, 5, {scratch.path().string()});
+    expect_error(e, 5, {scratch.path()});
     EXPECT_EQ(slurp(checkpoint), before) << limit;
     EXPECT_FALSE(fs::exists(out + "/checkpoint-3")) << limit;
     EXPECT_EQ(adapter_of(out), "") << limit;

@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <filesystem>
 
+#include "tests/support/temp_folder.h"
 #include "tests/tools/run_support.h"
-#include "tests/tools/scratch.h"
 
 namespace qlora::testing {
 namespace {
@@ -18,9 +20,9 @@ constexpr int kParts = 4;  // of the calls, so that ctest runs them side by side
 
 class RunFaults : public ::testing::TestWithParam<int> {
  protected:
-  Scratch scratch;
-  std::string whole = scratch.path() / "whole", out = scratch.path() / "out", told = scratch.path() / "told";
-  std::string start = scratch.path() / "start";
+  test::TempFolder scratch;
+  std::string whole = scratch / "whole", out = scratch / "out", told = scratch / "told";
+  std::string start = scratch / "start";
 
   Words words(const std::string& to, const Words& more = {}) const {
     Words all = {"--max-steps",     "2",   "--report-to",        "tensorboard,html",
@@ -141,8 +143,12 @@ TEST_P(RunFaultsParts, FullFromEachCallOn) { train_under_each("full", 1 + 4 * Ge
 // Exit 4, or the same bits where an allocation was only asked for speed.
 TEST_P(RunFaultsParts, SampledAllocations) {
   for (const char* fault : {"memory", "starve"}) {
-    int64_t n = 1 + GetParam(), runs = 0;
-    for (;; n += 1 + n / (fault == std::string("memory") ? 4 : 2), ++runs) {
+    // A geometric row, of which the parts take turns.
+    const double ratio = fault == std::string("memory") ? 1.25 : 1.5;
+    int64_t n = 0;
+    for (int64_t runs = 0;; ++runs) {
+      n = std::max(n + 1,
+                   static_cast<int64_t>(std::pow(ratio, runs + static_cast<double>(GetParam()) / kParts)));
       SCOPED_TRACE(std::string(fault) + " " + std::to_string(n));
       begin_at_step_one();
       const Ended e = run_under("qlora-train", words(out, {"--threads", "2"}), fault, n, out + "/");
@@ -191,7 +197,7 @@ TEST_F(RunFaults, QuantizingAtEachCall) {
   const auto quantize = [&](const std::string& to) {
     return Words{"--model", golden_model(), "--output-dir", to, "--quiet", "--threads", "1"};
   };
-  const std::string good = scratch.path() / "good", to = scratch.path() / "to";
+  const std::string good = scratch / "good", to = scratch / "to";
   ASSERT_EQ(run("qlora-quantize", quantize(good)).code, 0);
   const auto same = [&](const fs::path& folder) {
     for (const auto& file : fs::directory_iterator(folder)) {
@@ -223,7 +229,7 @@ TEST_F(RunFaults, SecondSignalLeavesAtOnce) {
     const Words more = {"--max-steps", "30", "--num-train-epochs", "1000", "--save-steps", "2"};
     fs::remove_all(out);
     fs::remove(told);
-    const std::string again = scratch.path() / "again";
+    const std::string again = scratch / "again";
     // The disk hangs in the checkpoint of step 4.
     Running r("qlora-train", words(out, more),
               {.environment = {{"LD_PRELOAD", kLibrary},

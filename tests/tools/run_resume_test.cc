@@ -5,8 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "tests/support/temp_folder.h"
 #include "tests/tools/run_support.h"
-#include "tests/tools/scratch.h"
 
 namespace qlora::testing {
 namespace {
@@ -14,8 +14,8 @@ namespace fs = std::filesystem;
 
 class RunResume : public ::testing::Test {
  protected:
-  Scratch scratch;
-  std::string out = scratch.path() / "out";
+  test::TempFolder scratch;
+  std::string out = scratch / "out";
 
   Ended train(const Words& more) { return run("qlora-train", train_words(out, more)); }
   Ended resume(Words more, const std::string& from = "last") {
@@ -65,7 +65,7 @@ TEST_F(RunResume, NothingToResumeStartsAtStepZero) {
 }
 
 TEST_F(RunResume, PathWithoutACheckpoint) {
-  expect_refused(resume({}, scratch.path() / "checkpoint-9"), 3, {"checkpoint-9"});
+  expect_refused(resume({}, scratch / "checkpoint-9"), 3, {"checkpoint-9"});
   expect_refused(resume({}, scratch.path()), 3, {scratch.path()});
 }
 
@@ -118,7 +118,7 @@ TEST_F(RunResume, FinishedRunRewritesItsAdapter) {
 
 TEST_F(RunResume, BrokenNewestCheckpointIsPassedOver) {
   const Words words = {"--max-steps", "5", "--num-train-epochs", "9"};
-  const std::string whole = scratch.path() / "whole";
+  const std::string whole = scratch / "whole";
   ASSERT_EQ(run("qlora-train", train_words(whole, words)).code, 0);
   Words shorter = words;
   shorter.insert(shorter.end(), {"--max-steps", "4"});
@@ -185,7 +185,7 @@ TEST_F(RunResume, BestIsTheLowestAndEndsTheRun) {
 }
 
 TEST_F(RunResume, ACheckpointElsewhereGoesIntoAFreshFolder) {
-  const std::string other = scratch.path() / "other";
+  const std::string other = scratch / "other";
   const Words words = {"--max-steps", "3", "--save-total-limit", "9"};
   ASSERT_EQ(train(words).code, 0);
   ASSERT_EQ(run("qlora-train", train_words(other, words)).code, 0);
@@ -193,7 +193,7 @@ TEST_F(RunResume, ACheckpointElsewhereGoesIntoAFreshFolder) {
   from.insert(from.end(), {"--resume-from-checkpoint", out + "/checkpoint-1"});
   expect_refused(run("qlora-train", train_words(other, from)), 2, {other, "holds a run"});
   EXPECT_TRUE(fs::exists(other + "/checkpoint-3"));
-  const std::string fresh = scratch.path() / "fresh";
+  const std::string fresh = scratch / "fresh";
   ASSERT_EQ(run("qlora-train", train_words(fresh, from)).code, 0);
   EXPECT_EQ(adapter_of(fresh), adapter_of(out));
   from.back() += "/";
@@ -224,7 +224,7 @@ TEST_F(RunResume, EvalGivesTheTrainersLoss) {
 
 // A quantized folder trains to the same bits as its 16-bit original quantized on the way in.
 TEST_F(RunResume, QuantizedFolderTrainsTheSame) {
-  const std::string folder = scratch.path() / "nf4", again = scratch.path() / "again";
+  const std::string folder = scratch / "nf4", again = scratch / "again";
   const Ended q =
       run("qlora-quantize", {"--model", golden_model(), "--output-dir", folder, "--threads", "1"});
   ASSERT_EQ(q.code, 0) << q.err;

@@ -10,7 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "memory/error.h"
-#include "tests/tools/scratch.h"
+#include "tests/support/temp_folder.h"
 #include "tools/common/main.h"
 
 namespace qlora::tools {
@@ -32,7 +32,7 @@ inline std::string byte_character(int byte) {
 }
 
 // Ids: 0 <pad>, 1 <s>, 2 </s>, byte b is 3 + b.
-inline void write_tokenizer(const Scratch& to, bool with_template = true) {
+inline void write_tokenizer(const test::TempFolder& to, bool with_template = true) {
   using nlohmann::ordered_json;
   ordered_json vocab = {{"<pad>", 0}, {"<s>", 1}, {"</s>", 2}}, added = ordered_json::array();
   for (const auto& [token, id] : vocab.items())
@@ -72,9 +72,9 @@ inline void write_tokenizer(const Scratch& to, bool with_template = true) {
   if (with_template) to.write("chat_template.jinja", kTemplate);
 }
 
-inline void write_model(const Scratch& to) {
+inline void write_model(const test::TempFolder& to) {
   for (const char* file : {"config.json", "model.safetensors"})
-    std::filesystem::copy_file(std::string(QLORA_GOLDEN "/models/llama/") + file, to.path() / file);
+    std::filesystem::copy_file(std::string(QLORA_GOLDEN "/models/llama/") + file, to / file);
   write_tokenizer(to);
 }
 

@@ -10,6 +10,7 @@
 #include <fstream>
 
 #include "memory/file.h"
+#include "tests/support/temp_folder.h"
 #include "tests/train/llama_fixture.h"
 #include "train/output_folder.h"
 
@@ -20,9 +21,6 @@ namespace fs = std::filesystem;
 class CheckpointTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    std::string name = (fs::temp_directory_path() / "qlora-checkpoint-XXXXXX").string();
-    ASSERT_NE(mkdtemp(name.data()), nullptr);
-    folder = name;
     const auto model = load_golden("llama");
     const GoldenAdapter adapter(model->desc(), "llama/adapter");
     const Batch b = batch_of("models/llama/train.jsonl", {0});
@@ -32,7 +30,6 @@ class CheckpointTest : public ::testing::Test {
     engine->reserve();
     fill(1);
   }
-  void TearDown() override { fs::remove_all(folder); }
 
   void fill(float value) {
     std::fill(engine->params().begin(), engine->params().end(), value);
@@ -42,7 +39,7 @@ class CheckpointTest : public ::testing::Test {
     });
   }
   CheckpointStore store(RunIdentity identity = {{"--lora-r", "4"}}) {
-    return {folder, std::move(identity), [this](const std::string& to) {
+    return {folder.path(), std::move(identity), [this](const std::string& to) {
               write_file(to + "/adapter", std::string(1, static_cast<char>(engine->params()[0])));
             }};
   }
@@ -63,7 +60,7 @@ class CheckpointTest : public ::testing::Test {
   }
   std::vector<std::string> names() const {
     std::vector<std::string> out;
-    for (const auto& e : fs::directory_iterator(folder)) out.push_back(e.path().filename().string());
+    for (const auto& e : fs::directory_iterator(folder.path())) out.push_back(e.path().filename().string());
     std::sort(out.begin(), out.end());
     return out;
   }
@@ -76,7 +73,7 @@ class CheckpointTest : public ::testing::Test {
     f.put(c);
   }
 
-  std::string folder;
+  const test::TempFolder folder;
   std::unique_ptr<Engine> engine;
 };
 
@@ -107,7 +104,7 @@ TEST_F(CheckpointTest, AnyDamagePassesOverToTheOneBefore) {
     for (const bool gone : {false, true}) {
       save(s, 1);
       save(s, 2);
-      const std::string path = folder + "/checkpoint-2/" + file;
+      const std::string path = folder / "checkpoint-2/" + file;
       if (gone)
         fs::remove(path);
       else if (std::string(file) == "trainer_state.json")
@@ -132,7 +129,7 @@ TEST_F(CheckpointTest, PruneKeepsTheNewestGoodOnes) {
   EXPECT_EQ(names(), (Names{"checkpoint-2", "checkpoint-3"}));
   // The newest is broken, so the run goes on from 1: the new one must not be what is thrown away.
   save(s, 9);
-  damage(folder + "/checkpoint-9/adapter");
+  damage(folder / "checkpoint-9/adapter");
   save(s, 4);
   s.prune(1, 4);
   EXPECT_EQ(names(), Names{"checkpoint-4"});
@@ -146,7 +143,7 @@ TEST_F(CheckpointTest, DifferencesAreRefusedWithBothValues) {
   const auto refused = [&](RunIdentity identity, int64_t steps, const std::vector<std::string>& says) {
     const CheckpointStore s = store(std::move(identity));
     try {
-      s.load(CheckpointStore::open(folder + "/checkpoint-1"), steps, read, *engine);
+      s.load(CheckpointStore::open(folder / "checkpoint-1"), steps, read, *engine);
       ADD_FAILURE() << says[0] << " was taken";
     } catch (const Error& e) {
       EXPECT_EQ(e.category(), Category::usage);
@@ -159,13 +156,13 @@ TEST_F(CheckpointTest, DifferencesAreRefusedWithBothValues) {
   refused({{"--lora-r", "4"}, {"eval data", "abc"}, {"--seed", "7"}}, 9, {"--seed", "7", "(none)"});
   refused({{"--lora-r", "4"}, {"eval data", "abc"}}, 8, {"9 steps", "8"});
   store({{"--lora-r", "4"}, {"eval data", "abc"}})
-      .load(CheckpointStore::open(folder + "/checkpoint-1"), 12, read, *engine);
+      .load(CheckpointStore::open(folder / "checkpoint-1"), 12, read, *engine);
 }
 
 TEST_F(CheckpointTest, HostileStatesAreRefused) {
   const CheckpointStore s = store();
   save(s, 1);
-  const std::string file = folder + "/checkpoint-1/trainer_state.json";
+  const std::string file = folder / "checkpoint-1/trainer_state.json";
   const std::string good = read_file(file, 1 << 20);
   const Json j = Json::parse(good);
   std::vector<std::string> bad = {"", "[]", "{}", "{\"files\": 1}", std::string(100000, '[')};
@@ -183,7 +180,7 @@ TEST_F(CheckpointTest, HostileStatesAreRefused) {
   for (const std::string& text : bad) {
     write_file(file, text);
     try {
-      CheckpointStore::open(folder + "/checkpoint-1");
+      CheckpointStore::open(folder / "checkpoint-1");
       ADD_FAILURE() << text.substr(0, 200);
     } catch (const Error& e) {
       EXPECT_EQ(e.category(), Category::input) << e.what();
@@ -192,7 +189,7 @@ TEST_F(CheckpointTest, HostileStatesAreRefused) {
 }
 
 TEST_F(CheckpointTest, OutputFolderGoesWhenNothingCameOfIt) {
-  const std::string out = folder + "/out";
+  const std::string out = folder / "out";
   { const OutputFolder unused(out, OutputFolder::Use::fresh); }
   EXPECT_FALSE(fs::exists(out));
   {
@@ -204,17 +201,17 @@ TEST_F(CheckpointTest, OutputFolderGoesWhenNothingCameOfIt) {
 }
 
 TEST_F(CheckpointTest, OutputFolderIsClearedOnlyWhenAsked) {
-  fs::create_directories(folder + "/checkpoint-1");
-  fs::create_directories(folder + "/.partial-2");
-  write_file(folder + "/notes", "");
-  EXPECT_THROW(OutputFolder(folder, OutputFolder::Use::fresh), Error);
+  fs::create_directories(folder / "checkpoint-1");
+  fs::create_directories(folder / ".partial-2");
+  write_file(folder / "notes", "");
+  EXPECT_THROW(OutputFolder(folder.path(), OutputFolder::Use::fresh), Error);
   {
-    const OutputFolder o(folder, OutputFolder::Use::overwrite);
-    EXPECT_TRUE(fs::exists(folder + "/checkpoint-1"));
+    const OutputFolder o(folder.path(), OutputFolder::Use::overwrite);
+    EXPECT_TRUE(fs::exists(folder / "checkpoint-1"));
     o.clear();
   }
   EXPECT_EQ(names(), (Names{".lock", "notes"}));
-  const OutputFolder now_free(folder, OutputFolder::Use::fresh);
+  const OutputFolder now_free(folder.path(), OutputFolder::Use::fresh);
 }
 
 }  // namespace

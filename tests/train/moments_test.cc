@@ -15,6 +15,7 @@
 #include "tests/support/golden.h"
 #include "tests/support/optim_numbers.h"
 #include "tests/support/run_op.h"
+#include "tests/support/temp_folder.h"
 #include "tests/train/llama_fixture.h"
 #include "train/checkpoint.h"
 

@@ -2,13 +2,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <random>
 
 #include "memory/page_backends.h"
 #include "tests/support/checking_pages.h"
+#include "tests/support/random_llama.h"
+#include "tests/support/temp_folder.h"
 #include "tests/train/llama_fixture.h"
 
 namespace qlora::testing {
@@ -36,79 +34,11 @@ const std::vector<Batch>& batches() {
   return b;
 }
 
-// A Llama of bf16 weights in a folder of its own: drawn, or a hole in the file where none is ever read.
-class LlamaFolder {
- public:
-  struct Dims {
-    int64_t dim, ff, kv, heads, kv_heads, vocab;
-    int layers;
-  };
-  LlamaFolder(const Dims& d, bool drawn) {
-    std::string name = (std::filesystem::temp_directory_path() / "qlora-llama-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-    folder_ = name;
-    std::ofstream(folder_ + "/config.json") << nlohmann::json{{"architectures", {"LlamaForCausalLM"}},
-                                                              {"model_type", "llama"},
-                                                              {"hidden_size", d.dim},
-                                                              {"intermediate_size", d.ff},
-                                                              {"num_hidden_layers", d.layers},
-                                                              {"num_attention_heads", d.heads},
-                                                              {"num_key_value_heads", d.kv_heads},
-                                                              {"vocab_size", d.vocab},
-                                                              {"max_position_embeddings", 2048},
-                                                              {"rms_norm_eps", 1e-5},
-                                                              {"rope_theta", 10000.0},
-                                                              {"hidden_act", "silu"},
-                                                              {"tie_word_embeddings", true},
-                                                              {"torch_dtype", "bfloat16"}};
-    add("model.embed_tokens", {d.vocab, d.dim});
-    add("model.norm", {d.dim});
-    for (int i = 0; i < d.layers; ++i) {
-      const std::string p = cat("model.layers.", i, ".");
-      add(p + "input_layernorm", {d.dim}), add(p + "post_attention_layernorm", {d.dim});
-      add(p + "self_attn.q_proj", {d.dim, d.dim}), add(p + "self_attn.o_proj", {d.dim, d.dim});
-      add(p + "self_attn.k_proj", {d.kv, d.dim}), add(p + "self_attn.v_proj", {d.kv, d.dim});
-      add(p + "mlp.gate_proj", {d.ff, d.dim}), add(p + "mlp.up_proj", {d.ff, d.dim});
-      add(p + "mlp.down_proj", {d.dim, d.ff});
-    }
-    write(drawn);
-  }
-  ~LlamaFolder() { std::filesystem::remove_all(folder_); }
-  const std::string& path() const { return folder_; }
-
- private:
-  void add(const std::string& tensor, const std::vector<int64_t>& shape) {
-    int64_t bytes = 2;
-    for (const int64_t n : shape) bytes *= n;
-    header_[tensor + ".weight"] = {
-        {"dtype", "BF16"}, {"shape", shape}, {"data_offsets", {bytes_, bytes_ + bytes}}};
-    bytes_ += bytes;
-  }
-  void write(bool drawn) const {
-    std::string text = header_.dump();
-    text.resize((text.size() + 7) / 8 * 8, ' ');
-    const uint64_t n = text.size();
-    const std::string path = folder_ + "/model.safetensors";
-    std::ofstream file(path, std::ios::binary);
-    file.write(reinterpret_cast<const char*>(&n), 8);
-    file << text;
-    std::mt19937 random(3);
-    std::uniform_real_distribution<float> uniform(-.3f, .3f);
-    for (int64_t i = 0; drawn && i < bytes_ / 2; ++i) {
-      const bf16 w(uniform(random));
-      file.write(reinterpret_cast<const char*>(&w), 2);
-    }
-    file.close();
-    std::filesystem::resize_file(path, 8 + n + static_cast<uint64_t>(bytes_));
-  }
-  std::string folder_;
-  nlohmann::ordered_json header_;
-  int64_t bytes_ = 0;
-};
-
 // Enough blocks that their inputs leave the slots.
 const std::string& deep_llama() {
-  static const LlamaFolder folder({32, 48, 16, 4, 2, 400, 9}, true);
+  static const test::TempFolder folder;
+  static const bool written = (test::write_random_llama(folder.path(), {9, 32, 48, 4, 2, 400}, .3f), true);
+  static_cast<void>(written);
   return folder.path();
 }
 
@@ -198,7 +128,8 @@ TEST(Paging, AFailedTransferEndsTheStep) {
 
 // 1.1 billion weights, planned and never read.
 TEST(Paging, WhatCostsMostTimeLeavesMemoryLast) {
-  const LlamaFolder source({2048, 5632, 256, 32, 4, 32000, 22}, false);
+  const test::TempFolder source;
+  test::write_hollow_llama(source.path(), {22, 2048, 5632, 32, 4, 32000});
   const auto model = Model::outline(Checkpoint::open(source.path()), {});
   const AdapterLayout layout = layout_of_rank(model->desc(), 8);
   EngineOptions options;

@@ -10,6 +10,7 @@
 
 #include "memory/file.h"
 #include "tests/support/golden.h"
+#include "tests/support/temp_folder.h"
 #include "tests/train/llama_fixture.h"
 
 namespace qlora::testing {

@@ -147,6 +147,8 @@ int run_tool(int argc, char** argv, const Table& (*table_of)(), const Build& bui
   } catch (const std::bad_alloc&) {
     return report(program, {kOutOfMemory}, Category::memory);
   } catch (const std::system_error& error) {
+    if (error.code() == std::errc::not_enough_memory)
+      return report(program, {kOutOfMemory}, Category::memory);
     return report(program, {"the system failed: ", error.what(), "; see what it lacks, and run again"},
                   Category::io);
   } catch (const std::exception& error) {

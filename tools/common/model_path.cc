@@ -101,9 +101,7 @@ void check_links(const fs::path& snapshot, const fs::path& blobs) {
     if (target.parent_path() != home)
       fail(Category::input, at->path().string(), ": links out of the hub's cache; download the model again");
   }
-  if (error)
-    fail(Category::io, snapshot.string(), ": cannot be listed (", error.message(),
-         "); check its permissions");
+  if (error) fail_by_system(snapshot.string(), error);
 }
 
 ResolvedPath from_hub(const HubName& name, const char* kind) {
