@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "kernels/adamw/adamw_args.h"
+#include "kernels/adamw/adamw8bit_args.h"
 #include "kernels/common/code_table.h"
 #include "kernels/common/rows.h"
 #include "quant/codebook.h"
@@ -72,13 +72,10 @@ void adamw8bit(Exec& e, const AdamWHyper& hyper, std::span<float> params, std::s
     read += bytes_of(r);
   }
   if (!e.op("adamw8bit", 22 * elements, read, read - 4 * elements)) return;
-  require_cpu(e, "adamw8bit");
-  AdamW8Args a{adamw_args(hyper, nullptr, nullptr, nullptr, nullptr),
-               dynamic_map(true).data(),
-               dynamic_map(false).data(),
-               &code_table(true),
-               &code_table(false),
-               0};
+  const AdamWArgs step = adamw_args(hyper, nullptr, nullptr, nullptr, nullptr);
+  if (e.on_cuda()) return adamw8bit_cuda(e, step, params.data(), grads.data(), s);
+  AdamW8Args a{
+      step, dynamic_map(true).data(), dynamic_map(false).data(), &code_table(true), &code_table(false), 0};
   a.zero_m = nearest_entry(a.map_m, 0);
   const auto eight = QLORA_PICK(adamw8bit_run);
   const auto full = QLORA_PICK(adamw_range);

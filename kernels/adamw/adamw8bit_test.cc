@@ -6,10 +6,9 @@
 #include <limits>
 
 #include "kernels/adamw/adamw8bit_ref.h"
+#include "tests/support/body.h"
 #include "tests/support/golden_tensors.h"
 #include "tests/support/optim_numbers.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
 
 namespace qlora {
 namespace {
@@ -90,9 +89,9 @@ std::vector<float> hard_gradients(size_t n, uint32_t t) {
 
 // Nothing is fused, so that every ISA is the definition bit for bit.
 TEST(AdamW8bit, IsTheDefinition) {
-  for (Isa isa : testing::isas()) {
-    SCOPED_TRACE(name_of(isa));
-    const testing::WithIsa with(isa);
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    SCOPED_TRACE(body.name());
     State got({4096, 20000, 4097, 5003});
     got.params = testing::optim_params(static_cast<uint32_t>(got.params.size()), 3);
     State want = got;
@@ -119,9 +118,9 @@ TEST(AdamW8bit, FollowsBitsandbytes) {
     uint32_t k, n;
   };
   for (const Case& c : {Case{"wd0.b0.95", 0, .95, 1, 4096}, {"wd0.01.b0.999", .01, .999, 2, 10000}})
-    for (Isa isa : testing::isas()) {
-      SCOPED_TRACE(cat(c.tag, " ", name_of(isa)));
-      const testing::WithIsa with(isa);
+    for (const testing::Body& body : testing::bodies()) {
+      const testing::WithBody with(body);
+      SCOPED_TRACE(cat(c.tag, " ", body.name()));
       State s({c.n});
       s.params = testing::optim_params(c.n, c.k);
       const std::string prefix = cat("adam8.", c.tag, "."), k = std::to_string(c.k);
@@ -141,9 +140,9 @@ TEST(AdamW8bit, FollowsBitsandbytes) {
 
 TEST(AdamW8bit, NanInfinityAndZeroBlocksAsBitsandbytes) {
   const golden::Tensors file("kernels/adamw8bit.safetensors");
-  for (Isa isa : testing::isas()) {
-    SCOPED_TRACE(name_of(isa));
-    const testing::WithIsa with(isa);
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    SCOPED_TRACE(body.name());
     State s({4096});
     s.params = testing::optim_params(4096, 9);
     for (uint32_t t = 1; t <= 5; ++t) {
@@ -164,9 +163,9 @@ TEST(AdamW8bit, NanInfinityAndZeroBlocksAsBitsandbytes) {
 
 // A tensor below kMin8Bit is adamw()'s own, wherever it lies between the others.
 TEST(AdamW8bit, SmallTensorsKeepMomentsOfFp32) {
-  for (Isa isa : testing::isas()) {
-    SCOPED_TRACE(name_of(isa));
-    const testing::WithIsa with(isa);
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    SCOPED_TRACE(body.name());
     State s({300, 5000, 4095});
     s.params = testing::optim_params(9395, 4);
     ASSERT_EQ(s.m32.size(), 4395u);

@@ -19,6 +19,9 @@ struct SgdArgs {
   float lr, weight_decay, grad_scale;
 };
 
+void adamw_cuda(Exec& e, const AdamWArgs& a, int64_t n);
+void sgd_cuda(Exec& e, const SgdArgs& a, int64_t n);
+
 inline AdamWArgs adamw_args(const AdamWHyper& h, float* params, const float* grads, float* m, float* v) {
   const double t = static_cast<double>(h.step);
   const double correction1 = 1 - std::pow(h.beta1, t), correction2 = std::sqrt(1 - std::pow(h.beta2, t));

@@ -3,10 +3,9 @@
 #include <gtest/gtest.h>
 
 #include "kernels/adamw/adamw_ref.h"
+#include "tests/support/body.h"
 #include "tests/support/golden_tensors.h"
 #include "tests/support/optim_numbers.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
 
 namespace qlora {
 namespace {
@@ -20,16 +19,17 @@ std::vector<float> floats(int64_t n, uint64_t seed, double scale) {
 }
 
 TEST(AdamW, AgreesWithTheDefinition) {
-  for (Isa isa : testing::isas())
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     for (int64_t n : {1, 15, 16, 33, 20000})
       for (const auto& [step, epsilon] : {std::pair(1, 1e-8), {1, .1}, {2, .1}, {1000, 1e-8}}) {
-        const testing::WithIsa with(isa);
         const AdamWHyper h{1e-3, .9, .95, epsilon, .01, step, .25f};
         const std::vector<float> g = floats(n, 1, 1), p0 = floats(n, 2, .1), m0 = floats(n, 3, .1);
         std::vector<float> v0 = floats(n, 4, .1), p = p0, m = m0;
         for (float& x : v0) x = x * x;
         std::vector<float> v = v0;
         testing::run_planned(2, [&](Exec& e) { adamw(e, h, p, g, m, v); });
+        testing::expect_repeats(p);
         for (int64_t i = 0; i < n; ++i) {
           double rp = p0[i], rm = m0[i], rv = v0[i];
           ref::adamw<double>(h, rp, g[i], rm, rv);
@@ -46,6 +46,7 @@ TEST(AdamW, AgreesWithTheDefinition) {
           ASSERT_NEAR(p[i], rp, p_error) << i << " step " << step;
         }
       }
+  }
 }
 
 struct Trajectory {
@@ -72,9 +73,9 @@ TEST(AdamW, FollowsTorchAndBitsandbytes) {
   for (const Trajectory& c :
        {Trajectory{"wd0.01.b0.999", .01, .999, 0, 300, 1}, Trajectory{"wd0.01.b0.999", .01, .999, 1, 4096, 8},
         Trajectory{"wd0.b0.95", 0, .95, 0, 300, 1}, Trajectory{"wd0.b0.95", 0, .95, 1, 4096, 8}})
-    for (Isa isa : testing::isas()) {
-      SCOPED_TRACE(cat(c.tag, " p", c.k, " ", name_of(isa)));
-      const testing::WithIsa with(isa);
+    for (const testing::Body& body : testing::bodies()) {
+      const testing::WithBody with(body);
+      SCOPED_TRACE(cat(c.tag, " p", c.k, " ", body.name()));
       std::vector<float> p = testing::optim_params(c.n, c.k), m(c.n), v(c.n);
       const std::string number = std::to_string(c.k);
       for (uint32_t t = 1; t <= 20; ++t) {
@@ -104,9 +105,9 @@ TEST(AdamW, SameBitsWhateverTheThreads) {
 }
 
 TEST(Sgd, AgreesWithTheDefinition) {
-  for (Isa isa : testing::isas())
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     for (int64_t n : {1, 17, 20000}) {
-      const testing::WithIsa with(isa);
       const std::vector<float> g = floats(n, 1, 1), p0 = floats(n, 2, 1);
       std::vector<float> p = p0;
       testing::run_planned(2, [&](Exec& e) { sgd(e, .125, .01f, .5f, p, g); });
@@ -116,6 +117,7 @@ TEST(Sgd, AgreesWithTheDefinition) {
         ASSERT_NEAR(p[i], expected, 4 * kU * (std::abs(p0[i]) + std::abs(g[i])));
       }
     }
+  }
 }
 
 TEST(AdamW, RefusesStepZero) {

@@ -129,6 +129,7 @@ inline void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_
 
 inline float to_float(float x) { return x; }
 inline float to_float(bf16 x) { return static_cast<float>(x); }
+inline float to_float(f16 x) { return static_cast<float>(x); }
 template <class T>
 T from_float(float f) {
   return T(f);

@@ -1,5 +1,6 @@
 // device.h for nvcc: PTX.
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #define QLORA_DEVICE __device__ __forceinline__
 
@@ -84,6 +85,7 @@ QLORA_DEVICE void mma_bf16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, u
 
 QLORA_DEVICE float to_float(float x) { return x; }
 QLORA_DEVICE float to_float(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }
+QLORA_DEVICE float to_float(f16 x) { return __half2float(__ushort_as_half(x.bits)); }
 template <class T>
 QLORA_DEVICE T from_float(float f) {
   if constexpr (std::is_same_v<T, bf16>) {

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "kernels/cuda/emulator_shared.h"
@@ -6,7 +7,7 @@
 namespace qlora::cuda::emulator {
 
 void SharedShadow::begin_block() {
-  std::memset(memory_.data(), poison_, memory_.size() * sizeof(Line));
+  std::fill_n(data(), memory_.size() * sizeof(Line), static_cast<std::byte>(poison_));
   std::fill(entries_.begin(), entries_.end(), Entry());
 }
 

@@ -1,19 +1,11 @@
 #include "kernels/dropout/dropout.h"
 
 #include "kernels/common/rows.h"
+#include "kernels/dropout/dropout_args.h"
 #include "kernels/dropout/dropout_ref.h"
 
 namespace qlora {
 namespace {
-
-struct DropoutArgs {
-  uint64_t module_key;
-  uint32_t threshold;
-  float scale;
-  const uint64_t* tokens;
-  ConstMat x;
-  Mat y;
-};
 
 void check_dropout(const DropoutKey& key, std::span<const uint64_t> tokens, const ConstMat& x,
                    const ConstMat& y) {
@@ -41,8 +33,8 @@ void dropout_forward(Exec& e, const DropoutKey& key, std::span<const uint64_t> t
   check_dropout(key, tokens, x, y);
   check(x.dtype == y.dtype, "dropout: x and y share a type");
   if (!e.op("dropout", static_cast<double>(x.rows) * x.cols, x.bytes(), y.bytes())) return;
-  require_cpu(e, "dropout");
   const DropoutArgs a = dropout_args(key, tokens, x, y);
+  if (e.on_cuda()) return dropout_forward_cuda(e, a);
   const auto body = QLORA_PICK(dropout_forward_rows);
   parallel_ranges(e, x.rows, rows_per_task(x.cols), [&](int64_t i, int64_t end) { body(a, i, end); });
 }
@@ -51,8 +43,8 @@ void dropout_backward(Exec& e, const DropoutKey& key, std::span<const uint64_t> 
                       const Mat& dx) {
   check_dropout(key, tokens, dy, dx);
   if (!e.op("dropout_backward", 2. * dy.rows * dy.cols, dy.bytes() + dx.bytes(), dx.bytes())) return;
-  require_cpu(e, "dropout_backward");
   const DropoutArgs a = dropout_args(key, tokens, dy, dx);
+  if (e.on_cuda()) return dropout_backward_cuda(e, a);
   const auto body = QLORA_PICK(dropout_backward_rows);
   parallel_ranges(e, dy.rows, rows_per_task(dy.cols), [&](int64_t i, int64_t end) { body(a, i, end); });
 }

@@ -12,7 +12,7 @@ namespace qlora::ref {
 // and Flood 2014), so that one bit of any of them changes half of the key. Its halves then enter a 32-bit
 // mixer of the column at two places (multipliers: Wellons' lowbias32), which no shift of columns can turn
 // from one key's sequence into another's.
-inline uint64_t dropout_mix(uint64_t x) {
+constexpr uint64_t dropout_mix(uint64_t x) {
   x += 0x9E3779B97F4A7C15u;
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
@@ -23,11 +23,11 @@ inline uint64_t dropout_module_key(const DropoutKey& key) {
   return dropout_mix(dropout_mix(dropout_mix(key.seed) ^ key.step) ^ key.module);
 }
 
-inline uint64_t dropout_token_key(uint64_t module_key, uint64_t token) {
+constexpr uint64_t dropout_token_key(uint64_t module_key, uint64_t token) {
   return dropout_mix(module_key ^ dropout_mix(token));
 }
 
-inline uint32_t dropout_bits(uint64_t token_key, uint32_t column) {
+constexpr uint32_t dropout_bits(uint64_t token_key, uint32_t column) {
   uint32_t x = column * 0x9E3779B1u + static_cast<uint32_t>(token_key);
   x = (x ^ (x >> 16)) * 0x7FEB352Du;
   x = (x ^ (x >> 15)) + static_cast<uint32_t>(token_key >> 32);

@@ -1,6 +1,7 @@
 #include "kernels/embedding/embedding.h"
 
 #include "kernels/common/rows.h"
+#include "kernels/embedding/embedding_args.h"
 
 namespace qlora {
 namespace {
@@ -30,8 +31,8 @@ void embedding(Exec& e, std::span<const int32_t> ids, const WeightView& table, f
   const double share = table.rows == 0 ? 0 : static_cast<double>(y.rows) / table.rows;
   if (!e.op("embedding", static_cast<double>(y.rows) * y.cols, share * table.stored_bytes(), y.bytes()))
     return;
-  require_cpu(e, "embedding");
   for (int32_t id : ids) check(id >= 0 && id < table.rows, "embedding: id ", id, " of ", table.rows);
+  if (e.on_cuda()) return embedding_cuda(e, {ids.data(), table, scale, y});
   parallel_ranges(e, y.rows, rows_per_task(y.cols), [&](int64_t i, int64_t end) {
     for (; i < end; ++i) gather_row(table, ids[i], scale, y, i);
   });

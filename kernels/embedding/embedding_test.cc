@@ -3,8 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/embedding/embedding_ref.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
+#include "kernels/gemm/gemm_test_data.h"
+#include "tests/support/body.h"
 
 namespace qlora {
 namespace {
@@ -33,26 +33,53 @@ std::vector<T> table(int64_t n) {
 // One product: exact before its rounding to fp32, and to bf16 after that.
 template <class T>
 void expect_rows(Format format) {
-  for (int64_t cols : {1, 17, 512, 700})
-    for (DType t : {DType::f32, DType::bf16}) {
-      const std::vector<T> data = table<T>(7 * cols);
-      std::vector<double> decoded;
-      for (T x : data) decoded.push_back(static_cast<float>(x));
-      Tensor y(t, static_cast<int64_t>(kIds.size()), cols);
-      testing::run_planned(2,
-                           [&](Exec& e) { embedding(e, kIds, view(data, format, 7, cols), 1.7f, y.mat()); });
-      std::vector<double> expected(kIds.size() * cols);
-      ref::embedding<double>(static_cast<int64_t>(kIds.size()), kIds.data(), cols, decoded.data(), 1.7f,
-                             expected.data());
-      for (int64_t i = 0; i < static_cast<int64_t>(expected.size()); ++i)
-        ASSERT_TRUE(
-            testing::close(y.get(i / cols, i % cols), expected[i], testing::kU * std::abs(expected[i]), t));
-      EXPECT_TRUE(y.gaps_intact());
-    }
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    for (int64_t cols : {1, 17, 512, 700})
+      for (DType t : {DType::f32, DType::bf16}) {
+        const std::vector<T> data = table<T>(7 * cols);
+        std::vector<double> decoded;
+        for (T x : data) decoded.push_back(static_cast<float>(x));
+        Tensor y(t, static_cast<int64_t>(kIds.size()), cols);
+        testing::run_planned(
+            2, [&](Exec& e) { embedding(e, kIds, view(data, format, 7, cols), 1.7f, y.mat()); });
+        std::vector<double> expected(kIds.size() * cols);
+        ref::embedding<double>(static_cast<int64_t>(kIds.size()), kIds.data(), cols, decoded.data(), 1.7f,
+                               expected.data());
+        for (int64_t i = 0; i < static_cast<int64_t>(expected.size()); ++i)
+          ASSERT_TRUE(
+              testing::close(y.get(i / cols, i % cols), expected[i], testing::kU * std::abs(expected[i]), t));
+        testing::expect_clean(y);
+      }
+  }
 }
 
 TEST(Embedding, Fp32Rows) { expect_rows<float>(Format::f32); }
 TEST(Embedding, Bf16Rows) { expect_rows<bf16>(Format::bf16); }
+
+// What decode_row gives, times the scale, rounded: the same bits in every format.
+TEST(Embedding, EveryFormatIsItsDecodedRows) {
+  for (const testing::Body& body : testing::bodies())
+    for (int f = 0; f <= static_cast<int>(Format::q8_0); ++f)
+      for (bool doubly : {false, true}) {
+        SCOPED_TRACE(cat(body.name(), " format ", f));
+        const testing::WithBody with(body);
+        const int64_t cols = is_gguf(static_cast<Format>(f)) ? 96 : 77;
+        const TestWeight weight(static_cast<Format>(f), 7, cols,
+                                {.block_size = 32, .doubly = doubly, .scale = .7f});
+        for (DType t : {DType::f32, DType::bf16}) {
+          Tensor y(t, static_cast<int64_t>(kIds.size()), cols);
+          testing::run_planned(2, [&](Exec& e) { embedding(e, kIds, weight.view(), 1.7f, y.mat()); });
+          std::vector<float> decoded(static_cast<size_t>(cols));
+          for (int64_t i = 0; i < static_cast<int64_t>(kIds.size()); ++i) {
+            decode_row(weight.view(), kIds[static_cast<size_t>(i)], 0, cols, decoded.data());
+            for (int64_t j = 0; j < cols; ++j)
+              ASSERT_EQ(y.get(i, j), round_to(t, decoded[static_cast<size_t>(j)] * 1.7f)) << i << ", " << j;
+          }
+          EXPECT_TRUE(y.gaps_intact());
+        }
+      }
+}
 
 TEST(Embedding, RefusesAnIdOutOfTheTable) {
   const std::vector<float> data = table<float>(14);

@@ -1,18 +1,7 @@
 #include "kernels/gated_act/gated_act.h"
 
 #include "kernels/common/rows.h"
-
-namespace qlora {
-namespace {
-
-struct GatedAct {
-  Activation act;
-  ConstMat d_h, gate, up;  // d_h: backward only
-  Mat out0, out1;          // h; or d_gate and d_up
-};
-
-}  // namespace
-}  // namespace qlora
+#include "kernels/gated_act/gated_act_args.h"
 
 #define QLORA_BODY "kernels/gated_act/gated_act_cpu.inl"
 #include "kernels/common/for_each_isa.h"
@@ -25,8 +14,8 @@ void gated_act_forward(Exec& e, Activation act, const ConstMat& gate, const Cons
   check(same_shape(gate, up) && same_shape(gate, h), "gated_act: shapes differ");
   const double n = static_cast<double>(h.rows) * h.cols;
   if (!e.op("gated_act", 12 * n, gate.bytes() + up.bytes(), h.bytes())) return;
-  require_cpu(e, "gated_act");
   const GatedAct a{act, {}, gate, up, h, {}};
+  if (e.on_cuda()) return gated_act_forward_cuda(e, a);
   const auto body = QLORA_PICK(gated_act_forward_rows);
   parallel_ranges(e, h.rows, rows_per_task(h.cols), [&](int64_t i, int64_t end) { body(a, i, end); });
 }
@@ -38,8 +27,8 @@ void gated_act_backward(Exec& e, Activation act, const ConstMat& d_h, const Cons
     check(m.dtype == gate.dtype && same_shape(m, gate), "gated_act_backward: shapes or types differ");
   const double n = static_cast<double>(gate.rows) * gate.cols;
   if (!e.op("gated_act_backward", 20 * n, 3 * gate.bytes(), 2 * gate.bytes())) return;
-  require_cpu(e, "gated_act_backward");
   const GatedAct a{act, d_h, gate, up, d_gate, d_up};
+  if (e.on_cuda()) return gated_act_backward_cuda(e, a);
   const auto body = QLORA_PICK(gated_act_backward_rows);
   parallel_ranges(e, gate.rows, rows_per_task(gate.cols), [&](int64_t i, int64_t end) { body(a, i, end); });
 }

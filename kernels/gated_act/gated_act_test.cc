@@ -3,9 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/gated_act/gated_act_ref.h"
+#include "tests/support/body.h"
 #include "tests/support/dual.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
 
 namespace qlora {
 namespace {
@@ -44,14 +43,15 @@ Tensor gates(DType t, int64_t rows, int64_t cols) {
 
 template <class F>
 void for_each_case(const F& f) {
-  for (Isa isa : testing::isas())
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     for (Shape s : kShapes)
       for (Activation act : kActs)
         for (DType t : {DType::f32, DType::bf16}) {
-          SCOPED_TRACE(cat(name_of(isa), " ", s.rows, " x ", s.cols, " ", name_of(t)));
-          const testing::WithIsa with(isa);
+          SCOPED_TRACE(cat(body.name(), " ", s.rows, " x ", s.cols, " ", name_of(t)));
           f(s, act, t);
         }
+  }
 }
 
 TEST(GatedAct, ForwardAgreesWithTheDefinition) {
@@ -66,7 +66,7 @@ TEST(GatedAct, ForwardAgreesWithTheDefinition) {
       ASSERT_TRUE(testing::close(got[i], expected[i],
                                  gate_error(act, g[i]) * std::abs(expected[i]) + 1e-35 * std::abs(u[i]), t))
           << "gate " << g[i] << ": " << got[i] << " not " << expected[i];
-    EXPECT_TRUE(h.gaps_intact());
+    testing::expect_clean(h);
   });
 }
 
@@ -89,24 +89,29 @@ TEST(GatedAct, BackwardAgreesWithTheDefinition) {
       ASSERT_TRUE(testing::close(got_gate[i], dg[i], slope_error(act, g[i]) * std::abs(d[i] * u[i]), t))
           << "gate " << g[i] << ": " << got_gate[i] << " not " << dg[i];
     }
-    EXPECT_TRUE(d_gate.gaps_intact() && d_up.gaps_intact());
+    testing::expect_clean(d_gate);
+    testing::expect_clean(d_up);
   });
 }
 
 TEST(GatedAct, Aliases) {
-  const Tensor gate = gates(DType::bf16, 3, 37), up = Tensor::normal(DType::bf16, 3, 37, 2);
-  const Tensor d_h = Tensor::normal(DType::bf16, 3, 37, 3);
-  Tensor h = gate, d_gate = gate, d_up = gate;
-  Exec e({DeviceKind::cpu, 0}, 1, nullptr);
-  gated_act_forward(e, Activation::silu, gate, up, h.mat());
-  gated_act_backward(e, Activation::silu, d_h, gate, up, d_gate.mat(), d_up.mat());
-  Tensor over_gate = gate, over_up = up, g1 = gate, u1 = up, g2 = gate, d2 = d_h;
-  gated_act_forward(e, Activation::silu, over_gate, up, over_gate.mat());
-  gated_act_forward(e, Activation::silu, gate, over_up, over_up.mat());
-  gated_act_backward(e, Activation::silu, d_h, g1, u1, g1.mat(), u1.mat());
-  gated_act_backward(e, Activation::silu, d2, g2, up, g2.mat(), d2.mat());
-  EXPECT_TRUE(over_gate == h && over_up == h);
-  EXPECT_TRUE(g1 == d_gate && u1 == d_up && g2 == d_gate && d2 == d_up);
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    const Tensor gate = gates(DType::bf16, 3, 37), up = Tensor::normal(DType::bf16, 3, 37, 2);
+    const Tensor d_h = Tensor::normal(DType::bf16, 3, 37, 3);
+    Tensor h = gate, d_gate = gate, d_up = gate;
+    Exec e(body.device, 1, nullptr);
+    gated_act_forward(e, Activation::silu, gate, up, h.mat());
+    gated_act_backward(e, Activation::silu, d_h, gate, up, d_gate.mat(), d_up.mat());
+    Tensor over_gate = gate, over_up = up, g1 = gate, u1 = up, g2 = gate, d2 = d_h;
+    gated_act_forward(e, Activation::silu, over_gate, up, over_gate.mat());
+    gated_act_forward(e, Activation::silu, gate, over_up, over_up.mat());
+    gated_act_backward(e, Activation::silu, d_h, g1, u1, g1.mat(), u1.mat());
+    gated_act_backward(e, Activation::silu, d2, g2, up, g2.mat(), d2.mat());
+    if (e.on_cuda()) e.stream().synchronize();
+    EXPECT_TRUE(over_gate == h && over_up == h);
+    EXPECT_TRUE(g1 == d_gate && u1 == d_up && g2 == d_gate && d2 == d_up);
+  }
 }
 
 // Against the forms that the papers give.

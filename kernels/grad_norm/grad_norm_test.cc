@@ -5,9 +5,8 @@
 #include <limits>
 
 #include "kernels/grad_norm/grad_norm_ref.h"
+#include "tests/support/body.h"
 #include "tests/support/golden_tensors.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
 
 namespace qlora {
 namespace {
@@ -24,15 +23,16 @@ std::vector<float> floats(int64_t n) {
 }
 
 TEST(L2Norm, AgreesWithTheDefinition) {
-  for (Isa isa : testing::isas())
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     for (int64_t n : {0, 1, 15, 16, 17, 16384, 16385, 100000}) {
-      const testing::WithIsa with(isa);
       const std::vector<float> x = floats(n);
       const std::vector<double> wide(x.begin(), x.end());
       const double expected = ref::l2_norm(n, wide.data());
       // Both sum n positive terms in double.
       EXPECT_NEAR(norm(x), expected, expected * (static_cast<double>(n) + 4) * std::ldexp(1, -53));
     }
+  }
 }
 
 TEST(L2Norm, SameBitsWhateverTheThreadsAndTheIsa) {

@@ -1,20 +1,7 @@
 #include "kernels/rope/rope.h"
 
 #include "kernels/common/rows.h"
-
-namespace qlora {
-namespace {
-
-struct RopeArgs {
-  RopeTable table;
-  const int32_t* positions;
-  int heads, head_dim;
-  bool inverse;
-  Mat x;
-};
-
-}  // namespace
-}  // namespace qlora
+#include "kernels/rope/rope_args.h"
 
 #define QLORA_BODY "kernels/rope/rope_cpu.inl"
 #include "kernels/common/for_each_isa.h"
@@ -31,9 +18,9 @@ void rope(Exec& e, const RopeTable& table, std::span<const int32_t> positions, i
   const double turned = static_cast<double>(x.rows) * heads * table.rotary_dims;
   const double bytes = turned * size_of(x.dtype);
   if (!e.op("rope", 3 * turned, bytes + 4. * x.rows * (table.rotary_dims + 1), bytes)) return;
-  require_cpu(e, "rope");
   for (int32_t p : positions) check(p >= 0 && p < table.positions, "rope: position ", p, " is off the table");
   const RopeArgs a{table, positions.data(), heads, head_dim, inverse, x};
+  if (e.on_cuda()) return rope_cuda(e, a);
   const auto body = QLORA_PICK(rope_rows);
   parallel_ranges(e, x.rows, rows_per_task(x.cols), [&](int64_t i, int64_t end) { body(a, i, end); });
 }

@@ -3,9 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/rope/rope_ref.h"
+#include "tests/support/body.h"
 #include "tests/support/dual.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
 
 namespace qlora {
 namespace {
@@ -37,12 +36,12 @@ constexpr Case kCases[] = {{1, 2, 2}, {3, 16, 16}, {2, 64, 64}, {2, 80, 32}, {1,
 const std::vector<int32_t> kRows = {0, 1, 2, 49, 0, 1, 7};
 
 TEST(Rope, AgreesWithTheDefinition) {
-  for (Isa isa : testing::isas())
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     for (const Case& c : kCases)
       for (DType t : {DType::f32, DType::bf16})
         for (bool inverse : {false, true}) {
-          SCOPED_TRACE(cat(name_of(isa), " head_dim ", c.head_dim, " rotary ", c.rotary, " ", name_of(t)));
-          const testing::WithIsa with(isa);
+          SCOPED_TRACE(cat(body.name(), " head_dim ", c.head_dim, " rotary ", c.rotary, " ", name_of(t)));
           const Angles angles(c.rotary);
           const int64_t rows = static_cast<int64_t>(kRows.size()), cols = c.heads * c.head_dim;
           Tensor x = Tensor::normal(t, rows, cols, 1);
@@ -66,8 +65,9 @@ TEST(Rope, AgreesWithTheDefinition) {
             ASSERT_TRUE(testing::close(got, expected[i], error, t))
                 << i << ": " << got << ", " << expected[i];
           }
-          EXPECT_TRUE(x.gaps_intact());
+          testing::expect_clean(x);
         }
+  }
 }
 
 // The loss <d, rope(x)> has the gradient rope inverse of d: what the op computes with `inverse`.
