@@ -6,16 +6,15 @@
 #include "memory/file.h"
 #include "memory/process.h"
 #include "model/block_inputs.h"
+#include "model/mapped_weights.h"
 #include "train/engine.h"
 #include "train/largest_batch.h"
+#include "train/later_bytes.h"
 
 namespace qlora {
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
-// What a process takes beside what was measured before its first step: code of the loop and of writing
-// checkpoints, stacks, writers' buffers, headers of files. Seen: 5.5 MiB.
-constexpr size_t kLater = 6 * kMiB;
 std::string mib(size_t bytes) { return cat((bytes + kMiB - 1) / kMiB, " MiB"); }
 
 // A batch's arrays in host memory (train/data/batches.h), `batches` of them.
@@ -31,12 +30,13 @@ size_t base_bytes(const Model& model, bool mapped) {
   return bytes;
 }
 
-// Everything that is no part of the run: what is resident now, less a model already read.
-size_t process_bytes(const Model& model) {
+// Everything that is no part of the run: what is resident now, less a model already read, and what comes
+// later.
+size_t process_bytes(const Model& model, const LaterUse& later) {
   for (const MappedFile* f : model.checkpoint().files()) f->forget(0, f->size());
   const ResidentSet now = resident_set();
   const size_t owned = model.filled() ? base_bytes(model, false) : 0;
-  return now.anonymous - std::min(now.anonymous, owned) + now.file + kLater;
+  return now.anonymous - std::min(now.anonymous, owned) + now.file + later_bytes(later);
 }
 
 std::string layer_text(int block) { return cat("/layer ", block); }
@@ -179,8 +179,8 @@ void Engine::lay_out() {
 
 // What is resident besides the arena.
 size_t Engine::fixed_bytes() const {
-  return plan_.process_bytes + base_bytes(*model_, false) + (pages_ ? 0 : base_bytes(*model_, true)) +
-         table_bytes() + staging_bytes();
+  return plan_.process_bytes + base_bytes(*model_, false) +
+         (pages_ ? 0 : base_bytes(*model_, true) + mapped_around_) + table_bytes() + staging_bytes();
 }
 
 size_t Engine::table_bytes() const {
@@ -239,9 +239,13 @@ std::vector<Decision> Engine::decisions() {
 // What costs most time leaves memory last: blocks' inputs go out and come back once a microbatch, frozen
 // weights are many more bytes and read twice.
 void Engine::choose_policy() {
-  plan_.process_bytes = options_.process_bytes ? *options_.process_bytes : process_bytes(*model_);
+  plan_.process_bytes =
+      options_.process_bytes
+          ? *options_.process_bytes
+          : process_bytes(*model_, {options_.threads, 2 * layout_.modules().size(), options_.log_lines});
   plan_.budget_bytes =
       options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
+  mapped_around_ = bytes_mapped_around(*model_);
   // Shapes alone have no file that pages could be read from.
   const bool in_files = base_bytes(*model_, true) > 0 && !model_->checkpoint().files().empty();
   for (const bool weights : {false, true})
@@ -343,6 +347,7 @@ void Engine::describe() {
             : b < 0   ? "as stored"
                       : model_->storage());
       }
+  add("base/around", Place::file, pages_ ? 0 : mapped_around_, "what the system maps of the files beside it");
   describe_arena();
   add("rope tables", Place::host, table_bytes(), "fp32, for the longest document");
   add("staging", Place::host, staging_bytes(), "the batches of a step");
