@@ -49,8 +49,8 @@ void Buffer::reset() {
   data_ = nullptr;
 }
 
-Exec::Exec(Device device, int threads, std::byte* arena)
-    : device_(device), target_(device), threads_(threads), arena_(arena) {
+Exec::Exec(Device device, int threads, std::byte* arena, std::byte* host_arena)
+    : device_(device), target_(device), threads_(threads), arena_(arena), host_arena_(host_arena) {
   check(threads >= 1, threads, " threads");
   if (threads > 1 && !rehearsing()) pool_ = std::make_unique<ThreadPool>(threads);
   if (on_cuda()) stream_ = std::make_unique<cuda::Stream>(device.index);
@@ -69,6 +69,7 @@ Exec::Exec(Exec&& o) noexcept
       target_(o.target_),
       threads_(o.threads_),
       arena_(o.arena_),
+      host_arena_(o.host_arena_),
       pool_(std::move(o.pool_)),
       stream_(std::move(o.stream_)),
       poison_(o.poison_),
@@ -83,21 +84,23 @@ Exec::~Exec() {
   if (reservation_ != nullptr) munmap(reservation_, reservation_bytes());
 }
 
-Buffer Exec::allocate(Region region, const char* name, size_t bytes) {
+Buffer Exec::allocate(Region region, const char* name, size_t bytes, Place where) {
   check(trace_ != nullptr, "allocation outside a phase: ", name);
+  if (!on_cuda()) where = Place::device;
   bytes = aligned(bytes == 0 ? 1 : bytes);
   Buffer b;
   if (rehearsing()) {
-    trace_->spans.push_back({name, region, block_, bytes, trace_->now++, Trace::kForever});
+    trace_->spans.push_back({name, region, block_, bytes, trace_->now++, Trace::kForever, 0, where});
     if (bytes > reservation_bytes() - handed_out_) no_addresses();
     b.data_ = reservation_ + handed_out_;
     handed_out_ += bytes;
   } else {
     check(trace_->laid_out && next_ < trace_->spans.size(), trace_->name, ": unplanned allocation ", name);
     const Span& s = trace_->spans[next_];
-    check(std::strcmp(s.name, name) == 0 && bytes <= s.bytes, trace_->name, ": planned ", s.name, " of ",
-          s.bytes, " bytes, asked for ", name, " of ", bytes);
-    b.data_ = arena_ + trace_->base + s.offset;
+    check(std::strcmp(s.name, name) == 0 && bytes <= s.bytes && where == s.where, trace_->name, ": planned ",
+          s.name, " of ", s.bytes, " bytes, asked for ", name, " of ", bytes);
+    b.data_ = where == Place::device ? arena_ + trace_->base + s.offset
+                                     : host_arena_ + trace_->host_base + s.offset;
     if (poison_) poison(b.data_, bytes);
   }
   b.exec_ = this;  // from here on its end is told to the trace

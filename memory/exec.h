@@ -86,13 +86,14 @@ class Matrix {
 // thread.
 class Exec {
  public:
-  // An Exec that rehearses what will run on `target`; the traces it enters are filled.
+  // An Exec that rehearses what will run on `target`, which need not be there; the traces it enters are
+  // filled.
   static Exec rehearsal(int threads, Device target = {});
   // An Exec on the CPU, or on a CUDA device: then with a stream of its own, on which every op is put and
   // which nothing waits for but stream().synchronize() and the destructor. `arena` is that device's memory
-  // and holds every phase at its base + offset; may be null as long as nothing is allocated. Category::usage
-  // without CUDA.
-  Exec(Device device, int threads, std::byte* arena);
+  // and holds every phase at its base + offset; may be null as long as nothing is allocated. `host_arena`:
+  // the same for what a CUDA device has in pinned host memory. Category::usage without CUDA.
+  Exec(Device device, int threads, std::byte* arena, std::byte* host_arena = nullptr);
   Exec(const Exec&) = delete;
   Exec& operator=(const Exec&) = delete;
   Exec(Exec&& o) noexcept;
@@ -117,7 +118,8 @@ class Exec {
   // For tests.
   void set_poison(bool on) { poison_ = on; }
 
-  Buffer allocate(Region region, const char* name, size_t bytes);
+  // `where`: Place::host is pinned host memory beside a CUDA device, the arena's own on a CPU.
+  Buffer allocate(Region region, const char* name, size_t bytes, Place where = Place::device);
   Matrix matrix(Region region, const char* name, DType dtype, int64_t rows, int64_t cols);
 
   // The end of an op's checking half: true means compute.
@@ -172,6 +174,7 @@ class Exec {
   Device device_, target_;  // they differ in rehearsal
   int threads_ = 1;
   std::byte* arena_ = nullptr;
+  std::byte* host_arena_ = nullptr;
   std::unique_ptr<ThreadPool> pool_;  // null: one thread
   std::unique_ptr<cuda::Stream> stream_;
   bool poison_ = false;

@@ -29,6 +29,10 @@ Pager::Pager(std::string name, uint32_t pages, size_t slot_bytes, int slots, Lif
 Pager::~Pager() = default;
 
 // Spans of the arena are aligned to less.
+size_t Pager::home_bytes() const {
+  return held_bytes_.size() * slot_bytes_;
+}
+
 size_t Pager::staging_bytes() const { return static_cast<size_t>(slots_) * slot_bytes_ + kAlign; }
 
 // ---- before the first step ----

@@ -6,22 +6,10 @@
 
 namespace qlora {
 
-const char* name_of(Place p) {
-  switch (p) {
-    case Place::device:
-      return "device";
-    case Place::host:
-      return "host";
-    case Place::file:
-      return "file";
-  }
-  return "?";
-}
-
-std::vector<LiveBytes> live_at(const Trace& trace, int64_t time) {
+std::vector<LiveBytes> live_at(const Trace& trace, int64_t time, Place where) {
   std::vector<LiveBytes> live;
   for (const Span& s : trace.spans) {
-    if (!s.live_at(time)) continue;
+    if (s.where != where || !s.live_at(time)) continue;
     const auto same = [&](const LiveBytes& l) {
       return l.region == s.region && l.block == s.block && std::strcmp(l.name, s.name) == 0;
     };
@@ -34,7 +22,9 @@ std::vector<LiveBytes> live_at(const Trace& trace, int64_t time) {
   return live;
 }
 
-std::vector<LiveBytes> live_at_peak(const Trace& trace) { return live_at(trace, trace.peak().first); }
+std::vector<LiveBytes> live_at_peak(const Trace& trace, Place where) {
+  return live_at(trace, trace.peak(where).first, where);
+}
 
 double OpRates::seconds(const OpCost& op) const {
   const bool attends = std::strncmp(op.name, "attention", 9) == 0;

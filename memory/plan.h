@@ -9,11 +9,7 @@
 
 namespace qlora {
 
-enum class Place : uint8_t { device, host, file };
-const char* name_of(Place p);
-
-// A line of a memory plan: bytes that are there at the run's peak, and what for. `file`: pages of a mapped
-// file, which count as resident once touched.
+// A line of a memory plan: bytes that are there at the run's peak, and what for.
 struct PlanRegion {
   std::string name;
   Place where;
@@ -28,13 +24,14 @@ struct LiveBytes {
   int block;
   size_t bytes;
 };
-std::vector<LiveBytes> live_at_peak(const Trace& trace);
-std::vector<LiveBytes> live_at(const Trace& trace, int64_t time);
+std::vector<LiveBytes> live_at_peak(const Trace& trace, Place where = Place::device);
+std::vector<LiveBytes> live_at(const Trace& trace, int64_t time, Place where = Place::device);
 
 // What ops cost on this machine: each kind of product at its rate, and every byte at the bandwidth.
 struct OpRates {
   double product = 1e11, attention = 3e10;  // flops a second
   double bandwidth = 1e10;                  // bytes a second
+  double transfer = 0;  // the same, to where pages live; 0: not known, so nothing is paged that can stay
   double seconds(const OpCost& op) const;
 };
 

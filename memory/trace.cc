@@ -28,12 +28,28 @@ const char* name_of(Region r) {
   return "?";
 }
 
-void Trace::lay_out() {
+const char* name_of(Place p) {
+  switch (p) {
+    case Place::device:
+      return "device";
+    case Place::host:
+      return "host";
+    case Place::file:
+      return "file";
+  }
+  return "?";
+}
+
+namespace {
+
+// The extent of the spans that lie there.
+size_t pack(std::vector<Span>& spans, Place where) {
   std::vector<Span*> order;
-  for (Span& s : spans) order.push_back(&s);
+  for (Span& s : spans)
+    if (s.where == where) order.push_back(&s);
   std::stable_sort(order.begin(), order.end(),
                    [](const Span* a, const Span* b) { return a->bytes > b->bytes; });
-  bytes = 0;
+  size_t bytes = 0;
   std::vector<Span*> placed;  // by offset
   for (Span* s : order) {
     size_t at = 0;
@@ -48,13 +64,22 @@ void Trace::lay_out() {
                   s);
     bytes = std::max(bytes, at + s->bytes);
   }
+  return bytes;
+}
+
+}  // namespace
+
+void Trace::lay_out() {
+  bytes = pack(spans, Place::device);
+  host_bytes = pack(spans, Place::host);
   laid_out = true;
 }
 
-std::pair<int64_t, size_t> Trace::peak() const {
+std::pair<int64_t, size_t> Trace::peak(Place where) const {
   // Every event is a birth or a death, so each time has one change.
   std::vector<int64_t> change(static_cast<size_t>(now) + 1, 0);
   for (const Span& s : spans) {
+    if (s.where != where) continue;
     change[static_cast<size_t>(s.born)] += static_cast<int64_t>(s.bytes);
     if (s.died != kForever) change[static_cast<size_t>(s.died)] -= static_cast<int64_t>(s.bytes);
   }

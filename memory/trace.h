@@ -22,6 +22,11 @@ enum class Region : uint8_t {
 };
 const char* name_of(Region r);
 
+// Where bytes lie: with the device that computes, in host memory that a CUDA device copies from and to (the
+// same as `device` on a CPU), or in a mapped file, whose pages count as resident once touched.
+enum class Place : uint8_t { device, host, file };
+const char* name_of(Place p);
+
 // One allocation: when it is made and freed, counted in events of its trace, and where it lies in the arena.
 struct Span {
   const char* name;  // a literal
@@ -30,6 +35,7 @@ struct Span {
   size_t bytes;
   int64_t born, died;
   size_t offset = 0;
+  Place where = Place::device;  // or host
   bool live_at(int64_t time) const { return born <= time && time < died; }
   bool meets(const Span& o) const { return born < o.died && o.born < died; }
 };
@@ -65,15 +71,17 @@ struct Trace {
   std::vector<OpCost> ops;
   std::map<std::string, std::vector<PageUse>> page_uses;  // by the pager's name, in order
   int64_t now = 0;
-  size_t base = 0;   // where in the arena the phase's memory begins
-  size_t bytes = 0;  // its extent, by lay_out
+  size_t base = 0;       // where in the arena the phase's memory begins
+  size_t bytes = 0;      // its extent, by lay_out
+  size_t host_base = 0;  // the same of the host's arena
+  size_t host_bytes = 0;
   bool laid_out = false;
 
   // Gives every span an offset: largest first, each at the lowest place that is free over its whole life.
   void lay_out();
   // When the most bytes are live, and how many: the lower bound of `bytes`.
-  std::pair<int64_t, size_t> peak() const;
-  size_t peak_live_bytes() const { return peak().second; }
+  std::pair<int64_t, size_t> peak(Place where = Place::device) const;
+  size_t peak_live_bytes(Place where = Place::device) const { return peak(where).second; }
   double flops() const;
 };
 

@@ -4,7 +4,6 @@
 
 #include "kernels/embedding/embedding.h"
 #include "memory/page_backends.h"
-#include "model/mapped_weights.h"
 
 namespace qlora {
 namespace {
@@ -12,6 +11,21 @@ namespace {
 constexpr size_t kAlign = PageBackend::kPageAlign;
 // Pieces of a page with no more than this between them are read as one.
 constexpr size_t kGap = size_t{32} << 10;
+
+// f(pointer, bytes) for everything that a view points to.
+template <class F>
+void for_each_part(WeightView& w, F&& f) {
+  const auto part = [&](auto*& p, int64_t bytes) {
+    if (p != nullptr) f(p, static_cast<size_t>(bytes));
+  };
+  const int64_t blocks = (w.elements() + w.block_size - 1) / w.block_size;
+  const bool nested = w.absmax_codes != nullptr;
+  part(w.data, static_cast<int64_t>(w.code_bytes()));
+  part(w.absmax, 4 * (w.format == Format::int8 ? w.rows : blocks));
+  part(w.absmax_codes, blocks);
+  part(w.nested_absmax, 4 * ((blocks + 255) / 256));
+  if (nested) part(w.code_map, 4 * 256);
+}
 
 }  // namespace
 
@@ -174,9 +188,16 @@ void PagedWeights::Pass::embedding_rows(std::span<const int32_t> ids, float scal
   const bool in_file =
       pages_ != nullptr && std::any_of(pages_->files_.begin(), pages_->files_.end(),
                                        [&](const MappedFile* f) { return f->contains(table.data); });
-  if (!in_file) return embedding(exec_, ids, table, scale, y);
-  const auto row_bytes = static_cast<size_t>(table.code_bytes()) / static_cast<size_t>(table.rows);
+  const bool looked_up = exec_.on_cuda() && !model_.desc().tied;  // no card holds what is no head
+  if (!in_file && !looked_up) return embedding(exec_, ids, table, scale, y);
   const int64_t tokens = static_cast<int64_t>(ids.size()), vocab = table.rows;
+  if (!in_file)  // pinned memory for a tile, not for all
+    return exec_.loop(batch.tiles, batch.whole_tiles, [&](int64_t t) {
+      const int64_t begin = std::min(t * kRowTile, tokens), n = std::min(kRowTile, tokens - begin);
+      embedding_of_host(exec_, ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(n)), table, scale,
+                        y.row_range(begin, n));
+    });
+  const auto row_bytes = static_cast<size_t>(table.code_bytes()) / static_cast<size_t>(table.rows);
   const Buffer rows = exec_.allocate(Region::staging, "embedding rows",
                                      static_cast<size_t>(std::min(tokens, kRowTile)) * row_bytes);
   const Buffer places = exec_.allocate(Region::staging, "embedding places",

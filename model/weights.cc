@@ -96,6 +96,7 @@ std::shared_ptr<Model> Model::outline(std::shared_ptr<const Checkpoint> checkpoi
   std::shared_ptr<Model> m(new Model(std::move(checkpoint)));
   const ModelDesc& d = m->desc();
   m->outline_matrix(m->embed_, -1, weight_of(kEmbedName), {});
+  m->parts_.back().looked_up = !d.tied;
   if (!d.tied) m->outline_matrix(m->head_, -1, weight_of(kHeadName), {});
   m->final_norm_ = m->outline_vector(-1, weight_of(kFinalNormName), d.dim);
   m->blocks_.resize(d.blocks.size());

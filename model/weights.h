@@ -48,6 +48,7 @@ class Model {
     int block;
     size_t codes, constants;  // bytes: elements; scales, norms and biases
     bool mapped;
+    bool looked_up = false;  // an embedding that is no head too: rows of it are read, by the host
   };
   const std::vector<Part>& parts() const { return parts_; }
   // How the linears are held ("nf4, double-quantized, blocks of 64").

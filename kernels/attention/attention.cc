@@ -38,6 +38,13 @@ Body body_of(const Args& a) {
           attention::backward_workspace(a.padded_dim())};
 }
 
+// A worker's memory each; a CUDA device has its tiles on chip.
+Buffer tiles(Exec& e, int64_t floats) {
+  if (e.on_cuda()) return {};
+  return e.allocate(Region::workspace, "attention tiles",
+                    sizeof(float) * static_cast<size_t>(floats) * static_cast<size_t>(e.threads()));
+}
+
 int64_t blocks_of(int64_t rows) { return (rows + kTile - 1) / kTile; }
 
 void check_shapes(const AttentionShape& s, const Segments& docs, const ConstMat& q, const ConstMat& k,
@@ -111,7 +118,7 @@ void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, c
   Args a{s, q, k, v, {}, {}, nullptr, lse.stride, nullptr, o, {}, {}, {}, static_cast<float*>(lse.data)};
   const Body body = body_of(a);
   const int64_t each = body.forward_floats;
-  const Buffer work = e.allocate(Region::workspace, "attention tiles", 4 * each * e.threads());
+  const Buffer work = tiles(e, each);
   if (!e.op("attention", 4. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
             q.bytes() + k.bytes() + v.bytes(), o.bytes() + (lse ? lse.bytes() : 0)))
     return;
@@ -137,7 +144,7 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
   const Body body = body_of(a);
   const int64_t each = body.backward_floats;
   const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
-  const Buffer work = e.allocate(Region::workspace, "attention tiles", 4 * each * e.threads());
+  const Buffer work = tiles(e, each);
   if (!e.op("attention_backward", 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
             2 * (q.bytes() + o.bytes() + k.bytes() + v.bytes()), dq.bytes() + dk.bytes() + dv.bytes()))
     return;

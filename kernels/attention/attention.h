@@ -34,7 +34,8 @@ void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, c
                        const ConstMat& k, const ConstMat& v, const Mat& o, const Mat& lse);
 
 // dq, dk, dv = (assigned), in q's dtype. `d_o` [Tq, q_heads*head_dim]. d_o, q, k, v, o share a dtype.
-// Two passes (dK and dV, then dQ): a fixed order of sums, no atomics. No aliasing.
+// Two passes (dK and dV, then dQ): a fixed order of sums, no atomics. dq may be d_o: the last to read a block
+// of its rows, of one head, is the task that then writes them. No other aliasing.
 void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& d_o,
                         const ConstMat& q, const ConstMat& k, const ConstMat& v, const ConstMat& o,
                         const ConstMat& lse, const Mat& dq, const Mat& dk, const Mat& dv);

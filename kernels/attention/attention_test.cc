@@ -218,6 +218,25 @@ TEST_P(AttentionCase, SameBitsWhateverTheThreads) {
   EXPECT_TRUE(one.dq == three.dq && one.dk == three.dk && one.dv == three.dv);
 }
 
+// The same bits where dq is written over d_o.
+TEST_P(AttentionCase, DqMayTakeThePlaceOfDo) {
+  const Case& c = GetParam();
+  for (DType t : {DType::f32, DType::bf16})
+    for (Isa isa : testing::isas()) {
+      SCOPED_TRACE(cat(name_of(t), " ", name_of(isa)));
+      const testing::WithIsa with(isa);
+      const Data d = make(c, t);
+      const Results apart = run(c, d, 2);
+      Tensor place = d.d_o, dk = apart.dk, dv = apart.dv;
+      testing::run_planned(3, [&](Exec& e) {
+        attention_backward(e, c.shape, {d.q_bounds, d.k_bounds}, place, d.q, d.k, d.v, apart.o, apart.lse,
+                           place.mat(), dk.mat(), dv.mat());
+      });
+      EXPECT_EQ(place.values(), apart.dq.values());
+      EXPECT_TRUE(dk == apart.dk && dv == apart.dv);
+    }
+}
+
 INSTANTIATE_TEST_SUITE_P(All, AttentionCase, ::testing::ValuesIn(kCases),
                          [](const auto& info) { return info.param.name; });
 

@@ -81,6 +81,32 @@ TEST(Embedding, EveryFormatIsItsDecodedRows) {
       }
 }
 
+// Rows that a CUDA device's host decodes have the CPU's bits; their room is pinned memory.
+TEST(Embedding, OfAHostsTable) {
+  const TestWeight weight(Format::nf4, 7, 64, {.block_size = 32});
+  for (DType t : {DType::f32, DType::bf16}) {
+    const auto n = static_cast<int64_t>(kIds.size());
+    Tensor want(t, n, 64);
+    testing::run_planned(1, [&](Exec& e) { embedding(e, kIds, weight.view(), 1.7f, want.mat()); });
+    cuda::emulate({});
+    testing::device_under_test = {DeviceKind::cuda, 0};
+    Tensor got(t, n, 64);
+    const Trace trace = testing::run_planned(2, [&](Exec& e) {
+      const Matrix y = e.matrix(Region::activations, "y", t, n, 64);
+      embedding_of_host(e, kIds, weight.view(), 1.7f, y);
+      for (int64_t i = 0; i < n && !e.rehearsing(); ++i)
+        for (int64_t j = 0; j < 64; ++j)
+          got.set(i, j,
+                  t == DType::f32 ? y.view().row<float>(i)[j]
+                                  : static_cast<double>(static_cast<float>(y.view().row<bf16>(i)[j])));
+    });
+    testing::device_under_test = {};
+    EXPECT_EQ(got.values(), want.values());
+    EXPECT_EQ(trace.host_bytes, static_cast<size_t>(n * 64) * size_of(t));
+    EXPECT_EQ(trace.bytes, trace.host_bytes);
+  }
+}
+
 TEST(Embedding, RefusesAnIdOutOfTheTable) {
   const std::vector<float> data = table<float>(14);
   Tensor y(DType::f32, 1, 2);

@@ -110,6 +110,29 @@ class GemmRun {
   Buffer memory_;
 };
 
+// Bytes that decoding a product's weights takes on a CUDA device, in x's type. Where y is fp32 the terms are
+// added up in it one by one, and one after the other has the place; else they lie side by side, as one sum
+// over a longer K. What is stored in that type and is the only term is multiplied where it lies.
+size_t decoded_bytes(std::span<const GemmTerm> terms, DType sum) {
+  const DType type = terms[0].x.dtype;
+  const WeightView& first = terms[0].w;
+  const Format same = type == DType::bf16 ? Format::bf16 : Format::f32;
+  if (terms.size() == 1 && first.format == same && first.scale == 1) return 0;
+  int64_t elements = 0;
+  for (const GemmTerm& t : terms)
+    elements = sum == DType::f32 ? std::max(elements, t.w.elements()) : elements + t.w.elements();
+  return static_cast<size_t>(elements) * size_of(type);
+}
+
+// What a product takes on a CUDA device besides its operands: asked for whatever kernel is picked.
+struct DeviceSpace {
+  Buffer decoded, library;
+  DeviceSpace(Exec& e, size_t decoded_bytes) {
+    if (decoded_bytes > 0) decoded = e.allocate(Region::workspace, "decoded weights", decoded_bytes);
+    library = e.allocate(Region::workspace, "cuBLASLt workspace", kCublasLtWorkspace);
+  }
+};
+
 void gemm(Exec& e, const char* name, const GemmCall& call) {
   check_call(name, call);
   const Mat& y = call.y;
@@ -120,10 +143,15 @@ void gemm(Exec& e, const char* name, const GemmCall& call) {
   }
   if (call.epilogue.bias != nullptr) read += 4.0 * static_cast<double>(y.cols);
   if (call.epilogue.residual) read += call.epilogue.residual.bytes();
+  const double flops = 2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k;
+  if (e.on_cuda()) {
+    const DeviceSpace space(e, decoded_bytes(call.terms, y.dtype));
+    if (!e.op(name, flops, read, y.bytes())) return;
+    require_cpu(e, name);
+  }
   const GemmBody<GemmCall> body = body_of(call);
   const GemmRun run(e, body, y.rows, y.cols);
-  if (!e.op(name, 2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k, read, y.bytes()))
-    return;
+  if (!e.op(name, flops, read, y.bytes())) return;
   require_cpu(e, name);
   run(e, body, call);
 }
@@ -148,13 +176,18 @@ void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, fl
             b.stride >= b.cols,
         name, ": a [", a.rows, ", ", a.cols, "] b [", b.rows, ", ", b.cols, "] out [", out.rows, ", ",
         out.cols, "]");
+  const double flops =
+      2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(b.cols);
+  if (e.on_cuda()) {
+    const DeviceSpace space(e, 0);
+    if (!e.op(name, flops, a.bytes() + b.bytes() + out.bytes(), out.bytes())) return;
+    require_cpu(e, name);
+  }
   GemmTnCall call{a, b, scale, out};
   const GemmBody<GemmTnCall> body = body_of(call);
   // Tiles want one operand transposed: the narrower.
   if (body.on_amx && a.cols > b.cols) call = {b, a, scale, out, true};
   const GemmRun run(e, body, call.a.cols, call.b.cols);
-  const double flops =
-      2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(b.cols);
   if (!e.op(name, flops, a.bytes() + b.bytes() + out.bytes(), out.bytes())) return;
   require_cpu(e, name);
   if (a.rows == 0) return;

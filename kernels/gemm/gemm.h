@@ -8,6 +8,9 @@
 
 namespace qlora {
 
+// What cuBLASLt may use on a CUDA device: a constant, so that no choice of its hangs on free memory.
+inline constexpr size_t kCublasLtWorkspace = size_t{32} << 20;
+
 // One product of a sum. `w` is decoded on the fly from its stored format.
 struct GemmTerm {
   ConstMat x;    // [M, K], fp32 or bf16

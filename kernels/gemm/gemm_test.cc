@@ -252,6 +252,28 @@ TEST_P(Gemm, EmptyOperands) {
   for (int64_t n = 0; n < 20; ++n) EXPECT_EQ(y.view().row<float>(3)[n], bias.view().row<float>(0)[n]);
 }
 
+// A CUDA device's workspace: weights decoded to x's type, one at a time where the sum is fp32, and what
+// cuBLASLt may use.
+TEST(GemmOnCuda, AsksForItsWorkspace) {
+  constexpr int64_t M = 5, N = 64, K = 96, R = 8;
+  const TestWeight w(Format::nf4, N, K, {}), lora(Format::f32, N, R, {}), plain(Format::bf16, N, K, {});
+  const TestMatrix x(DType::bf16, M, K, 1), s(DType::bf16, M, R, 2);
+  const auto peak = [&](std::span<const GemmTerm> terms, DType type) {
+    TestMatrix y(type, M, N, 3);
+    Trace trace("t");
+    Exec e = Exec::rehearsal(2, {DeviceKind::cuda, 0});
+    Phase phase(e, trace);
+    gemm_nt(e, "product", terms, {}, y.view());
+    EXPECT_EQ(trace.ops.size(), 1u);
+    return trace.peak_live_bytes() - kCublasLtWorkspace;
+  };
+  const GemmTerm both[] = {{x.view(), w.view()}, {s.view(), lora.view()}};
+  EXPECT_EQ(peak(both, DType::bf16), size_t{N * (K + R)} * sizeof(bf16));
+  EXPECT_EQ(peak(both, DType::f32), size_t{N * K} * sizeof(bf16));
+  const GemmTerm stored{x.view(), plain.view()};
+  EXPECT_EQ(peak({&stored, 1}, DType::bf16), 0u);
+}
+
 // On the rehearsal device every operand may lie where any touch faults.
 TEST_P(Gemm, RehearsalTouchesNothing) {
   const int64_t M = 100, N = 192, K = 576;

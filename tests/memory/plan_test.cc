@@ -1,8 +1,10 @@
 // What is given up for memory: the cheapest that will do, judged against every other choice there is.
 #include "memory/plan.h"
+#include "memory/cuda/emulated.h"
 
 #include <gtest/gtest.h>
 
+#include "memory/cuda/emulated.h"
 #include "memory/exec.h"
 #include "memory/random.h"
 
@@ -89,6 +91,41 @@ TEST(Plan, LiveBytesAtThePeakByNameAndBlock) {
   size_t sum = 0;
   for (const LiveBytes& l : live) sum += l.bytes;
   EXPECT_EQ(sum, trace.peak_live_bytes());
+}
+
+// What a CUDA device has in pinned host memory is an arena of its own; on a CPU it is one memory.
+TEST(Plan, AHostSideIsLaidOutByItself) {
+  cuda::emulate({.seed = 5});
+  for (const DeviceKind kind : {DeviceKind::cpu, DeviceKind::cuda}) {
+    Trace trace("t");
+    const auto pass = [&](Exec& e) {
+      Phase phase(e, trace);
+      const Buffer a = e.allocate(Region::workspace, "a", 1024);
+      const Buffer h = e.allocate(Region::staging, "h", 256, Place::host);
+      const Buffer b = e.allocate(Region::workspace, "b", 512);
+      return std::pair(h.as<std::byte>(), b.as<std::byte>());
+    };
+    Exec rehearsal = Exec::rehearsal(1, {kind, 0});
+    EXPECT_TRUE(rehearsal.rehearsing());
+    EXPECT_EQ(rehearsal.on_cuda(), kind == DeviceKind::cuda);
+    pass(rehearsal);
+    trace.lay_out();
+    const bool cuda = kind == DeviceKind::cuda;
+    EXPECT_EQ(trace.bytes, cuda ? 1536u : 1792u);
+    EXPECT_EQ(trace.host_bytes, cuda ? 256u : 0u);
+    EXPECT_EQ(trace.peak_live_bytes(), trace.bytes);
+    EXPECT_EQ(trace.peak_live_bytes(Place::host), trace.host_bytes);
+    EXPECT_EQ(live_at_peak(trace, Place::host).size(), cuda ? 1u : 0u);
+    EXPECT_EQ(live_at_peak(trace).size(), cuda ? 2u : 3u);
+    trace.host_base = 64;
+    Arena device(4096), host(4096);
+    Exec e({kind, 0}, 1, device.data(), host.data());
+    const auto [h, b] = pass(e);
+    if (cuda) {
+      EXPECT_EQ(h, host.data() + 64);
+    }
+    EXPECT_EQ(b, device.data() + 1024);
+  }
 }
 
 TEST(Plan, ALoopIsRehearsedOnceAndCountsItsRounds) {

@@ -38,7 +38,8 @@ Trace run_planned(int threads, F&& f) {
   }
   trace.lay_out();
   const TestArena arena(device_under_test, trace.bytes);
-  Exec exec(device_under_test, threads, arena.data());
+  const TestArena host(device_under_test, trace.host_bytes);
+  Exec exec(device_under_test, threads, arena.data(), host.data());
   exec.set_poison(true);
   {
     Phase phase(exec, trace);
