@@ -212,7 +212,7 @@ void qkv_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const Sav
 
 }  // namespace
 
-const char* name_of(Keep k) { return k == Keep::store ? "store" : "recompute"; }
+const char* name_of(Keep k) { return k == Keep::store ? "store" : k == Keep::page ? "page" : "recompute"; }
 
 BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights& weights,
                            const RopeTable& rope, Numerics numerics, const AdapterLayout& adapter,
@@ -247,10 +247,14 @@ BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights&
   return c;
 }
 
-void block_forward(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep, BlockSaved& s,
-                   const Mat& y) {
+void block_attend(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep,
+                  BlockSaved& s) {
   fill_qkv(e, c, b, keep, s);
   fill_attention(e, c, b, keep, s);
+}
+
+void block_finish(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep, BlockSaved& s,
+                  const Mat& y) {
   fill_middle(e, c, b, s);
   mlp_forward(e, c, b, keep.mlp == Keep::store, s, y);
   s.for_each_field(keep, [](const char*, Matrix& field, Keep k) {
@@ -269,18 +273,17 @@ void block_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const S
   mlp_backward(e, c, b, keep.mlp == Keep::store, s, dx);
   s.gate.reset(), s.up.reset(), s.s_gate_up.reset(), s.s_down.reset(), s.x1.reset();
 
-  Matrix d_o = e.matrix(Region::workspace, "d_o", compute, b.tokens, d.q_dim());
-  out_backward(e, c, b, s, dx, d_o);
+  const Matrix dq = e.matrix(Region::workspace, "dq", compute, b.tokens, d.q_dim());  // d_o at first
+  out_backward(e, c, b, s, dx, dq);
   s.s_o.reset();
 
-  const Matrix dq = e.matrix(Region::workspace, "dq", compute, b.tokens, d.q_dim());
   const Matrix dk = e.matrix(Region::workspace, "dk", compute, b.tokens, d.kv_dim());
   const Matrix dv = e.matrix(Region::workspace, "dv", compute, b.tokens, d.kv_dim());
   {
     const TurnedHeads heads(e, c, b, keep, s);
-    attention_backward(e, attention_shape(d), b.docs, d_o, heads.q(), heads.k(), s.v, s.o, s.lse, dq, dk, dv);
+    attention_backward(e, attention_shape(d), b.docs, dq, heads.q(), heads.k(), s.v, s.o, s.lse, dq, dk, dv);
   }
-  d_o.reset(), s.v.reset(), s.o.reset(), s.lse.reset();
+  s.v.reset(), s.o.reset(), s.lse.reset();
   if (!saved_raw(c, keep)) s.q.reset(), s.k.reset();
   rope(e, c.rope, b.positions, d.q_heads, d.head_dim, true, dq);
   rope(e, c.rope, b.positions, d.kv_heads, d.head_dim, true, dk);

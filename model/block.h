@@ -51,27 +51,28 @@ BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights&
                            const float* params, float* grads);
 
 // What becomes of a saved field between the passes. Every choice gives the same bits.
-enum class Keep : uint8_t { store, recompute };
+enum class Keep : uint8_t { store, recompute, page };
 const char* name_of(Keep k);
 
 // A choice for each group of saved fields that one computation yields. What is not stored is computed again
 // by the forward pass's own pieces.
 struct SavePolicy {
+  Keep input = Keep::store;      // x0: never computed again
   Keep qkv = Keep::store;        // q, k, v, and their S
   Keep attention = Keep::store;  // o, lse
   Keep middle = Keep::store;     // x1, the stream between attention and MLP, and o_proj's S
   Keep mlp = Keep::store;        // gate, up, and S of gate, up and down
 
-  // f(name, choice) for each.
+  // f(name, choice) for each that may be computed again.
   template <class P, class F>
   static void for_each_choice(P& p, F&& f) {
     f("qkv", p.qkv), f("attention", p.attention), f("middle", p.middle), f("mlp", p.mlp);
   }
-  static SavePolicy all(Keep k) { return {k, k, k, k}; }
+  static SavePolicy all(Keep k) { return {k == Keep::page ? k : Keep::store, k, k, k, k}; }
 };
 inline constexpr int kChoices = 4;
 
-// What forward leaves for backward. x0 is always kept.
+// What forward leaves for backward.
 struct BlockSaved {
   Matrix x0;  // [T, dim] stream: the block's input
   // Compute type. q and k have turned; but where they are stored and normed by heads they are as the linears
@@ -83,7 +84,7 @@ struct BlockSaved {
   // Every field with its name and what `policy` does with it.
   template <class F>
   void for_each_field(const SavePolicy& p, F&& f) {
-    f("x0", x0, Keep::store);
+    f("x0", x0, p.input);
     f("q", q, p.qkv), f("k", k, p.qkv), f("v", v, p.qkv), f("s_qkv", s_qkv, p.qkv);
     f("o", o, p.attention), f("lse", lse, p.attention);
     f("x1", x1, p.middle), f("s_o", s_o, p.middle);
@@ -95,13 +96,16 @@ struct BlockSaved {
 // tile), so a constant.
 inline constexpr int64_t kRowTile = 512;
 
-// saved.x0 -> y [T, dim] (stream type). Fields that `keep` drops are freed before it returns.
-void block_forward(Exec& e, const BlockContext& c, const BlockBatch& batch, const SavePolicy& keep,
-                   BlockSaved& saved, const Mat& y);
+// The forward pass in two parts: q, k, v and attention's output from saved.x0, then the rest.
+void block_attend(Exec& e, const BlockContext& c, const BlockBatch& batch, const SavePolicy& keep,
+                  BlockSaved& saved);
+// -> y [T, dim] (stream type). Fields that `keep` drops are freed before it returns.
+void block_finish(Exec& e, const BlockContext& c, const BlockBatch& batch, const SavePolicy& keep,
+                  BlockSaved& saved, const Mat& y);
 
-// The mirror of block_forward, bottom to top. dx (stream type): in dL/dy, out dL/dx0. With input_gradient off
-// (the first block: embeddings are frozen) dx is not carried below the last linear, and its content is
-// undefined. Gradients of the adapter +=. saved is consumed.
+// The mirror of block_attend and block_finish, bottom to top. dx (stream type): in dL/dy, out dL/dx0. With
+// input_gradient off (the first block: embeddings are frozen) dx is not carried below the last linear, and
+// its content is undefined. Gradients of the adapter +=. saved is consumed.
 void block_backward(Exec& e, const BlockContext& c, const BlockBatch& batch, const SavePolicy& keep,
                     BlockSaved& saved, const Mat& dx, bool input_gradient);
 

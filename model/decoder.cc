@@ -137,7 +137,7 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
     return e.matrix(Region::activations, name, numerics_.stream, batch.tokens, d.dim);
   };
   const EmptyAfterwards empty{saved_};
-  BlockInputs inputs(e, input_pages_, numerics_.stream, batch.tokens, d.dim);
+  BlockInputs inputs(e, input_pages_, policy, numerics_.stream, batch.tokens, d.dim);
 
   PagedWeights::Pass weights(e, *model_, pages_);
   const auto at = [&](int i) -> BlockSaved& { return saved_[static_cast<size_t>(i)]; };
@@ -148,10 +148,14 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
   for (int i = 0; i < blocks; ++i) {
     e.set_block(-1);
     const BlockWeights w = weights.acquire(i);
+    e.set_block(i);
+    const BlockContext c = context(i, w, adapter);
+    block_attend(e, c, batch, policy[static_cast<size_t>(i)], at(i));
     e.set_block(i + 1 < blocks ? i + 1 : -1);
+    // Only now: the slot's last input has left while attention was computed.
     Matrix y = i + 1 < blocks ? inputs.room(i + 1) : stream("last");
     e.set_block(i);
-    block_forward(e, context(i, w, adapter), batch, policy[static_cast<size_t>(i)], at(i), y);
+    block_finish(e, c, batch, policy[static_cast<size_t>(i)], at(i), y);
     weights.release(i);
     inputs.leave(i, at(i).x0);
     (i + 1 < blocks ? at(i + 1).x0 : last) = std::move(y);
@@ -184,11 +188,13 @@ Matrix Decoder::forward_only(Exec& e, const TokenBatch& b, const AdapterView& ad
   weights.embedding_rows(b.ids, d.embed_scale, batch, x);
   for (int i = 0; i < model_->block_count(); ++i) {
     keep_rows(hidden, x);
-    Matrix y = e.matrix(Region::activations, "x0", numerics_.stream, batch.tokens, d.dim);
     BlockSaved saved;
     saved.x0 = std::move(x);
     const BlockWeights w = weights.acquire(i);
-    block_forward(e, context(i, w, adapter), batch, nothing, saved, y);
+    const BlockContext c = context(i, w, adapter);
+    block_attend(e, c, batch, nothing, saved);
+    Matrix y = e.matrix(Region::activations, "x0", numerics_.stream, batch.tokens, d.dim);
+    block_finish(e, c, batch, nothing, saved, y);
     weights.release(i);
     x = std::move(y);
   }

@@ -49,8 +49,8 @@ class Decoder {
   Numerics numerics() const { return numerics_; }
   size_t table_bytes() const { return rope_.bytes(); }
   // From here on passes over batches take their weights from `weights` (null: where the model has them), and
-  // training keeps the blocks' inputs in `inputs` (null: in memory). Both must outlive this. Generation
-  // pages nothing.
+  // training keeps the blocks' inputs that the policy pages in `inputs` (BlockInputs::pager). Both must
+  // outlive this. Generation pages nothing.
   void set_pages(PagedWeights* weights, Pager* inputs) {
     pages_ = weights;
     input_pages_ = inputs;

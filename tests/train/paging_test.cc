@@ -65,7 +65,7 @@ Trained trained(const Mixture& m, const PagedWeights::Through& through = {}) {
   const AdapterLayout layout = layout_of_rank(model->desc(), 4);
   Engine engine(model, layout, options);
   EXPECT_EQ(engine.plan().weights_paged, m.weights);
-  EXPECT_EQ(engine.plan().inputs_paged, m.inputs);
+  EXPECT_EQ(engine.plan().inputs_paged > 0, m.inputs);
   engine.reserve();
   engine.set_poison(true);
   layout.initialize(7, engine.params());
@@ -161,9 +161,10 @@ TEST(Paging, WhatCostsMostTimeLeavesMemoryLast) {
   options.always_page_inputs = false;
   options.checkpointing = Checkpointing::automatic;
   const EnginePlan less = plan(recomputed.total_bytes - 20 * kMiB);
-  EXPECT_TRUE(less.inputs_paged && !less.weights_paged);
+  EXPECT_TRUE(less.inputs_paged > 0 && !less.weights_paged);
+  EXPECT_LT(less.inputs_paged, model->block_count()) << "more than is needed";
   const EnginePlan least = plan(inputs.total_bytes - 20 * kMiB);
-  EXPECT_TRUE(least.weights_paged && !least.inputs_paged);
+  EXPECT_TRUE(least.weights_paged && least.inputs_paged == 0);
 }
 
 }  // namespace
