@@ -9,12 +9,23 @@
 #include "train/largest_batch.h"
 
 namespace qlora {
+namespace {
+
+// Beside a CUDA device pages are pinned memory: any optimizer's moments may go there.
+Moments::Paging paging_of(const EngineOptions& options) {
+  Moments::Paging paging = options.paging;
+  paging.pinned = options.device.kind == DeviceKind::cuda;
+  return paging;
+}
+
+}  // namespace
+
 Engine::Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const EngineOptions& options)
     : model_(std::move(model)),
       layout_(std::move(layout)),
       options_(options),
       decoder_(model_, options.numerics, limits_of(options.train)),
-      moments_(layout_, options.optimizer, options.paging) {
+      moments_(layout_, options.optimizer, paging_of(options)) {
   if (options.eval.tokens > 0) eval_decoder_.emplace(model_, options.numerics, limits_of(options.eval));
   choose_policy();
   describe();
@@ -46,17 +57,12 @@ void Engine::reserve() {
 }
 
 void Engine::connect_pages() {
-  if (pages_) {
-    pages_->connect({&train_, &eval_}, options_.pages_through);
-    // What reading the model has left resident of its files; from here on they are read past the page cache.
-    for (const MappedFile* f : model_->checkpoint().files()) f->forget(0, f->size());
-  }
+  if (pages_) pages_->connect({&train_, &eval_}, options_.pages_through);
   if (!input_pages_) return;
   Pager& p = *input_pages_;
-  std::unique_ptr<PageBackend> file =
-      file_pages(PageFiles::temporary(options_.paging.folder, static_cast<uint32_t>(model_->block_count()),
-                                      p.slot_bytes()),
-                 p.slots());
+  std::unique_ptr<PageBackend> file = file_pages(
+      PageFiles::temporary(options_.paging.folder, static_cast<uint32_t>(plan_.inputs_paged), p.slot_bytes()),
+      p.slots());
   if (options_.pages_through) file = options_.pages_through(std::move(file), p);
   p.connect(std::move(file), {&train_});
 }

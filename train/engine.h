@@ -19,7 +19,12 @@ namespace qlora {
 // all: everything but block inputs is computed again; none: nothing is; automatic: what the budget asks for.
 enum class Checkpointing : uint8_t { automatic, all, none };
 
+// What a process holds on a CUDA device besides weights and arena: context and modules. Stated, not measured:
+// what a run on a card finds there replaces it.
+inline constexpr size_t kCudaContextBytes = size_t{384} << 20;
+
 struct EngineOptions {
+  Device device;  // the CPU, or a CUDA device, which a plan does not need
   Numerics numerics;
   int threads = 1;
   BatchMaxima train, eval;  // eval all zero: no evaluation
@@ -30,15 +35,20 @@ struct EngineOptions {
   bool always_page_weights = false;  // even where memory has room
   bool always_page_inputs = false;
   PagedWeights::Through pages_through;  // of weights and inputs
-  std::optional<size_t> memory_budget;  // peak resident bytes, libraries included; none: what is free now
+  // On the device: peak resident bytes, libraries included; on a CUDA device all that the process holds
+  // there. None: what is free now.
+  std::optional<size_t> memory_budget;
+  // Beside a CUDA device: the process' bytes in host memory. None: whatever the run needs.
+  std::optional<size_t> host_budget;
+  size_t context_bytes = kCudaContextBytes;
   OpRates rates;
   std::vector<SavePolicy> pinned;  // a block each: taken as they are; empty: as `checkpointing` says
   int64_t accumulation = 1;        // microbatches of a step: they are laid out in host memory together
   int64_t batch_rows = 1;          // of a microbatch: what a remedy may lower
-  int64_t log_lines = 0;           // that the whole run adds to metrics.jsonl
   // What a process takes besides the run; none: this one, measured when the plan is made.
   std::optional<size_t> process_bytes;
-  bool must_fit = true;  // false: a plan over the budget is no error
+  bool must_fit = true;   // false: a plan over the budget is no error
+  bool smallest = false;  // everything leaves memory that may: whether a run fits, not how
 };
 
 // What a run will hold at its peak, region by region, and why it fits.
@@ -46,17 +56,21 @@ struct EnginePlan {
   // Names have parts: "activations/x0/layer 3". The bytes of all add up to total_bytes.
   std::vector<PlanRegion> regions;
   size_t total_bytes = 0, budget_bytes = 0;
+  // What counts against the budget (on a CPU everything), and beside a CUDA device against the host's.
+  size_t device_bytes = 0, host_bytes = 0;
+  std::optional<size_t> host_budget_bytes;
   size_t process_bytes = 0;
   size_t arena_bytes = 0, live_bytes = 0;  // of the arena: what no packing can go below
+  size_t host_arena_bytes = 0;             // pinned memory beside a CUDA device
   std::vector<SavePolicy> policy;          // a block each
   bool weights_paged = false;              // frozen weights stay in the model's files
-  bool inputs_paged = false;               // blocks' inputs are in a file between the passes
+  int inputs_paged = 0;                    // of so many blocks: they leave memory between the passes
   bool fits = false;
   double flops_per_microbatch = 0;
   double seconds = 0;        // of a microbatch, by OpRates
   double extra_seconds = 0;  // of those, for what is computed again
   size_t saved_bytes = 0;    // of the arena, against storing everything
-  // "stored", "recomputed", or for each choice in how many layers it is.
+  // "stored", "recomputed", or for each choice in how many layers it is; and what is paged.
   std::string choices() const;
 };
 
@@ -104,21 +118,46 @@ class Engine {
 
  private:
   size_t count() const { return static_cast<size_t>(layout_.size()); }
-  // In engine_plan.cc.
+  bool on_cuda() const { return options_.device.kind == DeviceKind::cuda; }
+  // In engine_plan.cc: phases rehearsed, and what there is besides their memory.
+  struct Held {
+    size_t device = 0, host = 0;  // by the budget that it counts against
+  };
   void rehearse_all_but_training();
   void rehearse_training();
   void lay_out();
-  size_t fixed_bytes() const;
+  size_t measured_process() const;
+  Place place_of(const Model::Part& part) const;
+  size_t base_bytes(Place where) const;
+  Held fixed_bytes() const;
   size_t table_bytes() const;
   size_t staging_bytes() const;
-  void page(bool weights, bool inputs);
+  size_t paged_bytes() const;
+  bool within(Held held) const;
+  void page_weights(bool on);
+  void set_policy(const std::vector<SavePolicy>& policy);
   void connect_pages();
+  // In engine_choice.cc: what is stored, computed again or paged.
+  struct Choice {
+    size_t block;
+    Keep SavePolicy::*field;
+    Keep to;
+  };
   bool attempt(const std::vector<SavePolicy>& policy);
-  std::vector<Decision> decisions();
+  bool attempt_uniform(Keep keep);
+  std::vector<SavePolicy> uniform(Keep keep) const;
+  size_t input_bytes() const;
+  std::vector<Choice> choices();
+  std::vector<Decision> costs_of(const std::vector<Choice>& choices);
+  void choose_least();
   void choose_saved();
   void choose_policy();
+  // In engine_describe.cc.
   void describe();
+  void describe_base();
   void describe_arena();
+  void describe_pages();
+  [[noreturn]] void refuse() const;
   std::string remedy() const;
   void allocate_state(Exec& e);
   void optimizer_pass(Exec& e, const AdamWHyper& hyper);
@@ -133,7 +172,6 @@ class Engine {
   std::unique_ptr<Pager> input_pages_;
   PagingCost paging_cost_;
   EnginePlan plan_;
-  size_t mapped_around_ = 0;  // of the model's files, beside what is used in place
   Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"},
       save_{"save moments"}, load_{"load moments"};
   Arena arena_;

@@ -1,4 +1,4 @@
-// What a run that does not fit may be told: settings that do.
+// What is said of a run that does not fit: the bytes missing, and settings that fit.
 #include <algorithm>
 
 #include "train/engine.h"
@@ -23,9 +23,22 @@ int64_t most_below(int64_t most, const F& holds) {
 
 }  // namespace
 
+void Engine::refuse() const {
+  const auto mib = [](size_t bytes) { return cat((bytes + kMiB - 1) / kMiB, " MiB"); };
+  const bool host = plan_.device_bytes <= plan_.budget_bytes;
+  const size_t needed = host ? plan_.host_bytes : plan_.device_bytes,
+               budget = host ? plan_.host_budget_bytes.value_or(0) : plan_.budget_bytes;
+  fail(Category::memory, "this run needs ", mib(needed), " of ", host ? "host " : "", "memory",
+       on_cuda() && !host ? " on the CUDA device" : "", " and may take ", mib(budget), ": ",
+       mib(needed - budget), " are missing; ", remedy());
+}
+
 // Settings that fit, each seen to by a plan of its own.
 std::string Engine::remedy() const {
-  std::string text = cat("--memory ", (plan_.total_bytes + kSlack + kMiB - 1) / kMiB, "MiB would do");
+  const bool host = plan_.device_bytes <= plan_.budget_bytes;
+  const size_t needed = host ? plan_.host_bytes : plan_.device_bytes;
+  std::string text =
+      cat(host ? "--host-memory " : "--memory ", (needed + kSlack + kMiB - 1) / kMiB, "MiB would do");
   EngineOptions smaller = options_;
   smaller.must_fit = false;
   smaller.process_bytes = plan_.process_bytes;

@@ -59,7 +59,7 @@ Moments::Moments(const AdapterLayout& adapter, OptimizerKind kind, const Paging&
     const bool eight = has_8bit(kind) && t.count >= kMin8Bit;
     for (int64_t i = 0; i < t.count; i += kMaxMomentRun)
       add({eight, t.first + i, std::min(kMaxMomentRun, t.count - i), 0, 0},
-          is_paged(kind) ? paging.page_bytes : SIZE_MAX);
+          may_leave() ? paging.page_bytes : SIZE_MAX);
   }
   place();
 }
@@ -126,7 +126,8 @@ std::string Moments::describe() const {
     text = cat("two, 8 bits in blocks of ", kBlock8,
                full > 0 ? cat("; fp32 for ", full, " parameters in tensors under ", kMin8Bit) : "");
   if (pager_ != nullptr)
-    text += cat("; ", (bytes_ + (1 << 20) - 1) >> 20, " MiB of them in a file, through ", pager_->slots(),
+    text += cat("; ", (bytes_ + (1 << 20) - 1) >> 20, " MiB of them in ",
+                paging_.pinned ? "pinned memory" : "a file", ", through ", pager_->slots(),
                 " slots of the workspace");
   return text;
 }
@@ -138,7 +139,7 @@ size_t Moments::largest_page() const {
 }
 
 void Moments::keep_in_memory(bool in_memory) {
-  check(in_memory || is_paged(kind_), "moments of an optimizer that is not paged belong into memory");
+  check(in_memory || may_leave(), "moments of an optimizer that is not paged belong into memory");
   pager_.reset();
   if (in_memory) return;
   const int slots = static_cast<int>(std::min<size_t>(pages_.size(), static_cast<size_t>(paging_.slots)));

@@ -56,18 +56,21 @@ class Moments {
     size_t page_bytes = size_t{2} << 20;  // at most; slots of so many pass through the arena
     int slots = 4;
     bool always = false;  // even where memory has room
-    std::string folder;   // where the pages' file goes, which has no name
+    std::string folder;  // where the pages' file goes, which has no name
     // Another place than that file, its pages zero at first.
     std::function<std::unique_ptr<PageBackend>(uint32_t pages, size_t page_bytes, int slots)> open;
+    // Beside a CUDA device: every optimizer's moments may leave it, to pinned memory.
+    bool pinned = false;
   };
   Moments(const AdapterLayout& adapter, OptimizerKind kind, const Paging& paging);
 
   std::vector<MomentPart> parts() const;  // those with elements
   int64_t elements(MomentPart part) const { return elements_[static_cast<size_t>(part)]; }
   size_t bytes() const { return bytes_; }
+  bool may_leave() const { return kind_ != OptimizerKind::sgd && (is_paged(kind_) || paging_.pinned); }
   std::string describe() const;  // "two, 8 bits in blocks of 256; ..."
 
-  // Before a rehearsal: whether they are in memory (at first, and always unless the optimizer is paged).
+  // Before a rehearsal: whether they are in memory (at first, and always unless they may leave).
   void keep_in_memory(bool in_memory);
   bool in_memory() const { return pager_ == nullptr; }
   // From the phase in force, if they are in memory.

@@ -8,4 +8,8 @@ namespace qlora {
 // then those of `threads` threads. They decide what is computed again, never what comes out.
 OpRates measure_op_rates(int threads);
 
+// What a CUDA card is taken to do where none is measured: a consumer's of the last generations, with 12 GB/s
+// to pinned memory. Choices hang on it, never results.
+OpRates cuda_rates();
+
 }  // namespace qlora

@@ -3,16 +3,9 @@
 namespace qlora {
 namespace {
 
-constexpr int64_t kUnit = 64;
-
-bool fits(const std::shared_ptr<const Model>& model, const AdapterLayout& layout, EngineOptions options,
-          int64_t rows, int64_t length) {
-  options.train = full_rows(rows, length);
-  options.eval = {};
-  options.batch_rows = rows;
-  options.must_fit = false;
-  if (options.checkpointing == Checkpointing::automatic) options.checkpointing = Checkpointing::all;
-  return Engine(model, layout, options).plan().fits;
+bool fits(const std::shared_ptr<const Model>& model, const AdapterLayout& layout,
+          const EngineOptions& options, int64_t rows, int64_t length) {
+  return Reach::smallest(model, layout, options, rows, length).fits;
 }
 
 // The most in [1, most] that holds; 0: none.
@@ -35,6 +28,17 @@ BatchMaxima full_rows(int64_t rows, int64_t length) {
           .documents = rows,
           .longest = length,
           .loss_rows = rows * std::max<int64_t>(1, length - 1)};
+}
+
+EnginePlan Reach::smallest(const std::shared_ptr<const Model>& model, const AdapterLayout& layout,
+                           EngineOptions options, int64_t rows, int64_t length) {
+  options.train = full_rows(rows, length);
+  options.eval = {};
+  options.batch_rows = rows;
+  options.must_fit = false;
+  options.smallest = true;
+  if (options.checkpointing == Checkpointing::automatic) options.checkpointing = Checkpointing::all;
+  return Engine(model, layout, options).plan();
 }
 
 int64_t Reach::longest_sequence(const std::shared_ptr<const Model>& model, const AdapterLayout& layout,

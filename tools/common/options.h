@@ -87,6 +87,7 @@ struct Table {
   std::string operand = {};  // the option that takes a word without dashes; empty: such a word is an error
   std::vector<Option> options = {};
   std::vector<Refusal> refusals = {};
+  bool other_devices = false;  // a CUDA device may be named that neither program nor machine has
 };
 
 // What parsing must know about the program it is linked into.

@@ -205,7 +205,7 @@ class Parser {
   void apply(const Match& match, std::vector<std::string> values, const std::string& origin, Map& map,
              bool once) {
     const Option& option = *match.option;
-    if (option.cuda_only && !context_.cuda)
+    if (option.cuda_only && !context_.cuda && !table_.other_devices)
       fail(Category::usage, origin,
            " is for CUDA, which is not built into this program; give --memory for the CPU");
     for (std::string& value : values) {
@@ -240,7 +240,7 @@ class Parser {
   }
 
   void check_device(const Option& option, const std::string& value, const std::string& origin) const {
-    if (option.kind == Kind::device && !context_.cuda &&
+    if (option.kind == Kind::device && !context_.cuda && !table_.other_devices &&
         parse_device(value)->which == DeviceName::Which::cuda)
       fail(Category::usage, origin, ": the CUDA backend is not built into this program; give auto or cpu");
   }

@@ -1,6 +1,7 @@
 #include "tools/common/plan.h"
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 
 #include "memory/file.h"
@@ -14,7 +15,10 @@
 namespace qlora::tools {
 namespace {
 
-constexpr int64_t kMostTokens = int64_t{1} << 20;
+constexpr int64_t kMostTokens = int64_t{1} << 21;
+// Cards that a plan for a CUDA device looks at, beside the one asked about.
+constexpr size_t kGigabyte = 1000000000;
+constexpr std::array<size_t, 5> kCards = {8, 12, 16, 24, 80};
 
 // "activations/x0/layer 3" without its layer.
 std::string group_of(const std::string& name) {
@@ -27,11 +31,33 @@ std::string padded(std::string s, size_t width, bool left) {
   return left ? s + fill : fill + s;
 }
 
+// What a card reaches: the smaller of its own limit and the host's.
+struct Reached {
+  size_t card_bytes = 0;
+  int64_t longest = 0;     // 0: none
+  size_t host_bytes = 0;   // that such a run takes
+  bool host_ends = false;  // a longer one would fit on the card
+};
+
 // What is planned: with --dataset its largest batches, else rows of full length.
 struct Planned {
   std::unique_ptr<Engine> engine;
   int64_t longest = 0, batch = 0;  // that fit, 0: none
+  std::vector<Reached> cards;      // of a CUDA device
 };
+
+Reached reached(const std::shared_ptr<const Model>& model, const AdapterLayout& layout, EngineOptions options,
+                size_t card_bytes) {
+  options.memory_budget = card_bytes;
+  const int64_t rows = options.batch_rows;
+  Reached r{.card_bytes = card_bytes,
+            .longest = Reach::longest_sequence(model, layout, options, kMostTokens / rows)};
+  if (r.longest == 0) return r;
+  r.host_bytes = Reach::smallest(model, layout, options, rows, r.longest).host_bytes;
+  options.host_budget.reset();
+  r.host_ends = Reach::smallest(model, layout, options, rows, r.longest + Reach::kUnit).fits;
+  return r;
+}
 
 Planned planned(Options& options, const Base& base, const TextTools& text, int threads) {
   const ModelDesc& desc = base.checkpoint->desc();
@@ -41,17 +67,14 @@ Planned planned(Options& options, const Base& base, const TextTools& text, int t
   BatchMaxima train = full_rows(options.get<int64_t>("per-device-train-batch-size"), length), eval;
   std::unique_ptr<RowEncoder> encoder;
   std::optional<TrainData> data;  // part of what the process holds
-  int64_t steps = 0;
   if (options.given("dataset")) {
     encoder = row_encoder(options, text, desc.vocab);
     data = read_train_data(options, *encoder, threads);
-    const BatchPlan plan(data->train, batch_options(options));
-    train = plan.maxima();
-    steps = plan.total_steps();
+    train = BatchPlan(data->train, batch_options(options)).maxima();
     if (data->eval) eval = BatchPlan(*data->eval, eval_batch_options(options)).maxima();
   }
   return_freed_memory();
-  EngineOptions engine = engine_options(options, threads, train, eval, steps);
+  EngineOptions engine = engine_options(options, threads, train, eval);
   engine.must_fit = false;
   Planned p;
   p.engine = std::make_unique<Engine>(model, adapter.layout, engine);
@@ -59,14 +82,28 @@ Planned planned(Options& options, const Base& base, const TextTools& text, int t
   engine.memory_budget = p.engine->plan().budget_bytes;
   p.longest = Reach::longest_sequence(model, adapter.layout, engine, kMostTokens / engine.batch_rows);
   p.batch = Reach::largest_batch(model, adapter.layout, engine, length, kMostTokens / length);
+  for (size_t i = 0; i < kCards.size() && engine.device.kind == DeviceKind::cuda; ++i)
+    p.cards.push_back(reached(model, adapter.layout, engine, kCards[i] * kGigabyte));
   return p;
+}
+
+void show_cards(const Planned& p, Screen& screen) {
+  if (p.cards.empty()) return;
+  screen.line("");
+  screen.line("card      longest sequence   host memory");
+  for (const Reached& r : p.cards)
+    screen.line(padded(cat(r.card_bytes / kGigabyte, " GB"), 8, true) +
+                (r.longest == 0 ? "  not even one of 64 tokens"
+                                : padded(format_count(r.longest), 18, false) +
+                                      padded(format_bytes(r.host_bytes), 14, false) +
+                                      (r.host_ends ? "  --host-memory ends it" : "")));
 }
 
 void show(const Planned& p, Screen& screen, const Options& options) {
   const EnginePlan& plan = p.engine->plan();
   for (const std::string& line : plan_table_lines(plan)) screen.line(line);
   screen.line("");
-  screen.line(cat("activations  ", plan.choices(), plan.inputs_paged ? "; blocks' inputs paged" : ""));
+  screen.line(cat("activations  ", plan.choices()));
   if (plan.weights_paged) screen.line("base         paged from the model's files");
   if (plan.extra_seconds > 0)
     screen.line(cat("             ", format_bytes(plan.saved_bytes), " less than storing all, for ",
@@ -77,10 +114,14 @@ void show(const Planned& p, Screen& screen, const Options& options) {
           format_value(100.0 * static_cast<double>(plan.arena_bytes) / static_cast<double>(plan.live_bytes) -
                        100),
           "% above the bound of live bytes"));
-  screen.line(cat("budget       ", format_bytes(plan.budget_bytes), plan.fits ? ": fits" : ": does not fit"));
+  screen.line(cat("budget       ", format_bytes(plan.budget_bytes),
+                  plan.host_budget_bytes ? cat(", ", format_bytes(*plan.host_budget_bytes), " of host memory")
+                                         : std::string(),
+                  plan.fits ? ": fits" : ": does not fit"));
   screen.line(cat("reaches      sequences of ", format_count(p.longest), " tokens, ",
                   options.get<int64_t>("per-device-train-batch-size"), " a batch; or ", format_count(p.batch),
                   " rows of ", format_count(options.get<int64_t>("max-seq-length"))));
+  show_cards(p, screen);
 }
 
 }  // namespace
@@ -91,7 +132,9 @@ std::vector<std::string> plan_table_lines(const EnginePlan& plan) {
     size_t bytes;
     int layers;
     std::string last;  // region: weights of one layer may lie in two places
+    Place where;
   };
+  const bool two = plan.host_bytes > 0;  // a card and its host
   std::vector<Line> lines;
   for (const PlanRegion& r : plan.regions) {
     const std::string group = group_of(r.name);
@@ -103,15 +146,23 @@ std::vector<std::string> plan_table_lines(const EnginePlan& plan) {
       it->bytes += r.bytes;
       if (std::exchange(it->last, r.name) != r.name) ++it->layers;
     } else {
-      lines.push_back({group, r.why, r.bytes, layer ? 1 : 0, r.name});
+      lines.push_back({group, r.why, r.bytes, layer ? 1 : 0, r.name, r.where});
     }
   }
-  lines.push_back({"total", "", plan.total_bytes, 0, ""});
+  if (two) {
+    std::stable_sort(lines.begin(), lines.end(),
+                     [](const Line& a, const Line& b) { return a.where < b.where; });
+    lines.push_back({"total on the card", "", plan.device_bytes, 0, "", Place::device});
+    lines.push_back({"total on the host", "", plan.host_bytes, 0, "", Place::host});
+  } else {
+    lines.push_back({"total", "", plan.total_bytes, 0, "", Place::device});
+  }
   size_t width = 0;
   for (const Line& l : lines) width = std::max(width, l.name.size());
   std::vector<std::string> out;
   for (const Line& l : lines)
     out.push_back(padded(l.name, width, true) + "  " + padded(format_bytes(l.bytes), 10, false) + "  " +
+                  (two ? padded(name_of(l.where), 6, true) + "  " : "") +
                   (l.layers > 0 ? cat(l.layers, l.layers == 1 ? " layer; " : " layers; ") : "") + l.why);
   return out;
 }
@@ -139,7 +190,6 @@ Json plan_json(const EnginePlan& plan) {
     else
       for (size_t b = 0; b < by_layer.size(); ++b) choices[cat(name, "/layer ", b)] = by_layer[b];
   }
-  if (plan.inputs_paged) choices["x0"] = "page";
   choices["base"] = plan.weights_paged ? "page" : "store";
   return {{"total_bytes", plan.total_bytes},
           {"device_bytes", by_place[static_cast<size_t>(Place::device)]},
@@ -148,6 +198,7 @@ Json plan_json(const EnginePlan& plan) {
           {"budget_bytes", plan.budget_bytes},
           {"regions", regions},
           {"choices", choices},
+          {"host_budget_bytes", plan.host_budget_bytes ? Json(*plan.host_budget_bytes) : Json()},
           {"fits", plan.fits}};
 }
 
@@ -169,6 +220,11 @@ int plan(Options& options) {
     Json json = plan_json(p.engine->plan());
     json["longest_sequence"] = p.longest;
     json["largest_batch"] = p.batch;
+    for (const Reached& r : p.cards)
+      json["cards"].push_back({{"memory_bytes", r.card_bytes},
+                               {"longest_sequence", r.longest},
+                               {"host_bytes", r.host_bytes},
+                               {"host_memory_ends_it", r.host_ends}});
     print_json(json);
   }
   return 0;

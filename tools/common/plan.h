@@ -14,8 +14,9 @@ int plan(Options& options);
 // The table: a line a region, layers of one thing together, "name  bytes  why"; the sum last.
 std::vector<std::string> plan_table_lines(const EnginePlan& plan);
 
-// {"total_bytes", "device_bytes", "host_bytes", "file_bytes", "budget_bytes", "regions", "choices", "fits"};
-// a field with one choice in all layers has one entry, else one for each layer; "base" is the frozen weights.
+// {"total_bytes", "device_bytes", "host_bytes", "file_bytes", "budget_bytes", "host_budget_bytes" (null:
+// none), "regions", "choices", "fits"}; a field with one choice in all layers has one entry, else one for
+// each layer; "base" is the frozen weights.
 Json plan_json(const EnginePlan& plan);
 
 // Memory over a microbatch as an SVG: what is there all the time below, above it the arena's live bytes by

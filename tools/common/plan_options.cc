@@ -11,8 +11,10 @@ Table make_plan_table() {
   table.summary = "the memory that a training run takes, region by region, without running it";
   table.usage = "--model MODEL [qlora-train's options]";
   table.example = "qlora-plan --model smollm2-135m --max-seq-length 2048 --memory 680MiB";
+  table.other_devices = true;
   for (Option& o : table.options) {
     if (o.name == "model") o.help += "; a config.json alone will do";
+    if (o.name == "device") o.help = "what the run is planned for; a CUDA card need not be here";
     if (o.name == "dataset") {
       o.help += "; without: rows of max-seq-length tokens, all with loss";
       o.shown = "none";

@@ -5,8 +5,12 @@
 #include <cmath>
 
 #include "kernels/common/isa.h"
+#include "memory/cuda/host.h"
+#include "memory/process.h"
 #include "tools/common/format.h"
+#include "tools/common/option_value.h"
 #include "tools/common/plan_rates.h"
+#include "train/op_rates.h"
 
 namespace qlora::tools {
 namespace {
@@ -78,9 +82,14 @@ OptimizerKind optimizer_of(const Options& options) {
 }  // namespace
 
 void refuse_unbuilt(const Options& options) {
-  if (options.given("host-memory"))
+  if (options.given("host-memory") && device_of(options).kind != DeviceKind::cuda)
     fail(Category::usage, options.origin("host-memory"),
-         ": belongs to CUDA runs, which this program does not have; use --memory");
+         ": belongs to CUDA runs; give --device cuda with it, or --memory for the CPU");
+}
+
+Device device_of(const Options& options) {
+  const DeviceName name = *parse_device(options.get<std::string>("device"));
+  return name.which == DeviceName::Which::cuda ? Device{DeviceKind::cuda, name.index} : Device{};
 }
 
 TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads) {
@@ -199,19 +208,17 @@ TrainerOptions trainer_options(const Options& options, int64_t total_steps) {
 }
 
 EngineOptions engine_options(const Options& options, int threads, const BatchMaxima& train,
-                             const BatchMaxima& eval, int64_t total_steps) {
+                             const BatchMaxima& eval) {
   EngineOptions e;
-  // Evaluations come at an epoch's end at least, and an epoch has a step.
-  const int64_t eval_steps = options.find<int64_t>("eval-steps").value_or(1);
-  e.log_lines = total_steps / options.get<int64_t>("logging-steps") +
-                (eval.tokens > 0 ? 2 + total_steps / std::max<int64_t>(eval_steps, 1) : 0);
   e.train = train;
   e.eval = eval;
   e.batch_rows = options.get<int64_t>("per-device-train-batch-size");
   e.accumulation = options.get<int64_t>("gradient-accumulation-steps");
   e.numerics = numerics_of(options);
   e.threads = threads;
-  e.rates = op_rates(threads);
+  e.device = device_of(options);
+  const bool cuda = e.device.kind == DeviceKind::cuda;
+  e.rates = cuda ? cuda_rates() : op_rates(threads);
   e.lora_dropout = static_cast<float>(options.get<double>("lora-dropout"));
   const std::string checkpointing = options.get<std::string>("gradient-checkpointing");
   e.checkpointing = checkpointing == "all"    ? Checkpointing::all
@@ -220,6 +227,15 @@ EngineOptions engine_options(const Options& options, int threads, const BatchMax
   e.optimizer = optimizer_of(options);
   e.paging.folder = options.find<std::string>("output-dir").value_or("");
   if (const auto budget = options.find<uint64_t>("memory")) e.memory_budget = static_cast<size_t>(*budget);
+  if (const auto budget = options.find<uint64_t>("host-memory")) e.host_budget = static_cast<size_t>(*budget);
+  if (!cuda) return e;
+  const bool there = e.device.index < cuda::device_count();
+  if (!e.memory_budget && !there)
+    fail(Category::usage, options.origin("device"),
+         ": no such card is here to ask for its free memory; give --memory BYTES, the card's");
+  if (!e.memory_budget) e.memory_budget = cuda::device_info(e.device.index).free_bytes;
+  // Another machine's memory is not known here: the plan says what it takes.
+  if (!e.host_budget && there) e.host_budget = available_bytes() + resident_set().anonymous;
   return e;
 }
 

@@ -1,0 +1,195 @@
+// What is stored from the forward to the backward pass, what computed again, and what leaves memory.
+#include <algorithm>
+
+#include "memory/page_backend.h"
+#include "memory/process.h"
+#include "train/engine.h"
+
+namespace qlora {
+namespace {
+
+// A page's cost where nobody knows how fast it travels: above that of any computation.
+constexpr double kDearSecondsAByte = 1;
+
+// Seconds of each block's ops; the last entry: of those of no block.
+std::vector<double> seconds_by_block(const Trace& t, const OpRates& rates, int blocks) {
+  std::vector<double> out(static_cast<size_t>(blocks) + 1, 0);
+  for (const OpCost& o : t.ops) out[static_cast<size_t>(o.block < 0 ? blocks : o.block)] += rates.seconds(o);
+  return out;
+}
+
+// Bytes of each block's saved fields between the passes: when the logits are there.
+std::vector<size_t> saved_by_block(const Trace& t, int blocks) {
+  std::vector<size_t> out(static_cast<size_t>(blocks), 0);
+  const auto logits =
+      std::find_if(t.spans.begin(), t.spans.end(), [](const Span& s) { return s.region == Region::logits; });
+  check(logits != t.spans.end(), t.name, ": no logits");
+  for (const Span& s : t.spans)
+    if (s.block >= 0 && s.region == Region::activations && s.live_at(logits->born))
+      out[static_cast<size_t>(s.block)] += s.bytes;
+  return out;
+}
+
+// What may be computed again, in the order of for_each_choice.
+constexpr Keep SavePolicy::*kFields[kChoices] = {&SavePolicy::qkv, &SavePolicy::attention,
+                                                 &SavePolicy::middle, &SavePolicy::mlp};
+
+double total(const std::vector<double>& v) {
+  double sum = 0;
+  for (const double x : v) sum += x;
+  return sum;
+}
+
+}  // namespace
+
+size_t Engine::input_bytes() const {
+  return static_cast<size_t>(options_.train.tokens * model_->desc().dim) * size_of(options_.numerics.stream);
+}
+
+std::vector<SavePolicy> Engine::uniform(Keep keep) const {
+  SavePolicy p = SavePolicy::all(keep);
+  if (options_.always_page_inputs) p.input = Keep::page;
+  return std::vector<SavePolicy>(static_cast<size_t>(model_->block_count()), p);
+}
+
+bool Engine::attempt(const std::vector<SavePolicy>& policy) {
+  set_policy(policy);
+  rehearse_training();
+  // Packing takes longer than rehearsing: not where even the live bytes are too many.
+  Held held = fixed_bytes();
+  held.device += state_.bytes + train_.peak_live_bytes();
+  if (!within(held)) return false;
+  lay_out();
+  return within({plan_.device_bytes, plan_.host_bytes});
+}
+
+// Moments that may leave memory do before anything else is given up.
+bool Engine::attempt_uniform(Keep keep) {
+  const bool may = moments_.may_leave();
+  for (const bool in_memory : {true, false}) {
+    if (in_memory ? may && (options_.paging.always || options_.smallest) : !may) continue;
+    moments_.keep_in_memory(in_memory);
+    rehearse_all_but_training();
+    if (attempt(uniform(keep))) return true;
+  }
+  return false;
+}
+
+// What may be given up, of a plan that has given up nothing of it: fields computed again, block by block in
+// the order of for_each_choice, then inputs that leave, as many as there is room for where they go.
+std::vector<Engine::Choice> Engine::choices() {
+  const auto blocks = static_cast<size_t>(model_->block_count());
+  std::vector<Choice> out;
+  for (size_t b = 0; b < blocks && options_.checkpointing == Checkpointing::automatic; ++b)
+    for (Keep SavePolicy::*const field : kFields) out.push_back({b, field, Keep::recompute});
+  size_t pages = options_.always_page_inputs ? 0 : blocks;
+  if (const auto budget = plan_.host_budget_bytes; budget && on_cuda()) {
+    constexpr size_t kAlign = PageBackend::kPageAlign;
+    const size_t taken = std::min(*budget, fixed_bytes().host + train_.peak_live_bytes(Place::host)),
+                 each = (input_bytes() + kAlign - 1) / kAlign * kAlign;
+    pages = std::min(pages, (*budget - taken) / std::max<size_t>(each, 1));
+  }
+  for (size_t b = 0; b < pages; ++b) out.push_back({b, &SavePolicy::input, Keep::page});
+  return out;
+}
+
+// What each choice costs, and what it frees. From rehearsals in which every block has the same policy.
+std::vector<Decision> Engine::costs_of(const std::vector<Choice>& choices) {
+  const int blocks = model_->block_count();
+  const auto rehearsed = [&](const SavePolicy& p) {
+    set_policy(std::vector<SavePolicy>(static_cast<size_t>(blocks), p));
+    rehearse_training();
+    return std::pair(seconds_by_block(train_, options_.rates, blocks), saved_by_block(train_, blocks));
+  };
+  const SavePolicy all = SavePolicy::all(Keep::store);
+  const auto [stored_seconds, stored_bytes] = rehearsed(all);
+  std::vector<Decision> out;
+  std::vector<std::pair<std::vector<double>, std::vector<size_t>>> again;
+  for (size_t f = 0; f < kChoices && options_.checkpointing == Checkpointing::automatic; ++f) {
+    SavePolicy one = all;
+    one.*kFields[f] = Keep::recompute;
+    again.push_back(rehearsed(one));
+  }
+  const auto bytes = static_cast<double>(input_bytes());
+  for (const Choice& c : choices) {
+    if (c.to == Keep::page) {
+      // Out beside one block's computation, back beside another's.
+      const double transfer = options_.rates.transfer;
+      out.push_back({transfer > 0 ? std::max(0., 2 * bytes / transfer - stored_seconds[c.block])
+                                  : bytes * kDearSecondsAByte,
+                     input_bytes()});
+      continue;
+    }
+    const auto& [seconds, left] = again[static_cast<size_t>(
+        std::find(std::begin(kFields), std::end(kFields), c.field) - std::begin(kFields))];
+    out.push_back({seconds[c.block] - stored_seconds[c.block], stored_bytes[c.block] - left[c.block]});
+  }
+  return out;
+}
+
+// As little given up as does, the cheapest first.
+void Engine::choose_least() {
+  const std::vector<SavePolicy> whole =
+      uniform(options_.checkpointing == Checkpointing::all ? Keep::recompute : Keep::store);
+  if (options_.smallest) {
+    moments_.keep_in_memory(!moments_.may_leave());
+    rehearse_all_but_training();
+  }
+  plan_.fits = attempt(whole);
+  if (plan_.fits) return;
+  const std::vector<Choice> may = choices();
+  const auto policy_of = [&](const std::vector<bool>& taken) {
+    std::vector<SavePolicy> p = whole;
+    for (size_t i = 0; i < may.size(); ++i)
+      if (taken[i]) p[may[i].block].*may[i].field = may[i].to;
+    return p;
+  };
+  const std::vector<bool> all(may.size(), true);
+  std::vector<bool> taken;
+  if (!options_.smallest)
+    taken = choose(costs_of(may), [&](const std::vector<bool>& t) { return attempt(policy_of(t)); });
+  plan_.fits = attempt(policy_of(taken.empty() ? all : taken));
+}
+
+// Weights resident or not.
+void Engine::choose_saved() {
+  if (options_.smallest && options_.pinned.empty()) {
+    choose_least();
+    return lay_out();
+  }
+  const int blocks = model_->block_count();
+  plan_.fits = attempt_uniform(Keep::store);
+  lay_out();
+  const size_t stored_arena = plan_.arena_bytes;
+  const double stored_seconds = total(seconds_by_block(train_, options_.rates, blocks));
+  if (!options_.pinned.empty()) {
+    plan_.fits = attempt(options_.pinned);
+  } else {
+    if (options_.checkpointing == Checkpointing::all) plan_.fits = attempt_uniform(Keep::recompute);
+    if (!plan_.fits) choose_least();
+  }
+  lay_out();
+  plan_.flops_per_microbatch = train_.flops();
+  plan_.seconds = total(seconds_by_block(train_, options_.rates, blocks));
+  plan_.extra_seconds = plan_.seconds - stored_seconds;
+  plan_.saved_bytes = stored_arena - std::min(stored_arena, plan_.arena_bytes);
+}
+
+void Engine::choose_policy() {
+  plan_.process_bytes = options_.process_bytes ? *options_.process_bytes : measured_process();
+  plan_.budget_bytes =
+      options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
+  if (on_cuda()) plan_.host_budget_bytes = options_.host_budget;
+  // Frozen weights are many bytes and read twice: what else may leave memory does before. Shapes alone have
+  // no file that pages could be read from, and a CUDA device has its weights resident.
+  const bool in_files = !on_cuda() && base_bytes(Place::file) > 0 && !model_->checkpoint().files().empty();
+  for (const bool weights : {false, true}) {
+    if (weights ? !in_files : in_files && options_.always_page_weights) continue;
+    page_weights(weights);
+    choose_saved();
+    if (plan_.fits) return;
+  }
+  if (options_.must_fit) refuse();
+}
+
+}  // namespace qlora
