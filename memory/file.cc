@@ -19,7 +19,7 @@
 namespace qlora {
 namespace {
 
-constexpr size_t kBufferBytes = size_t{1} << 20;
+constexpr size_t kBufferBytes = size_t{128} << 10;
 
 std::string reason() { return std::generic_category().message(errno); }
 
@@ -251,7 +251,7 @@ void FileWriter::write(const void* data, size_t bytes) {
   if (bytes >= kBufferBytes)
     write_all(path_, source, bytes, [this](const char* p, size_t n, size_t) { return ::write(fd_, p, n); });
   else
-    buffer_.append(source, bytes);
+    buffer_.reserve(kBufferBytes), buffer_.append(source, bytes);
   written_ += bytes;
 }
 

@@ -1,10 +1,13 @@
 #include "memory/process.h"
 
 #include <fcntl.h>
+#include <link.h>
 #include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -59,7 +62,43 @@ size_t cgroup_room() {
   return room;
 }
 
+// Pages of [begin, end) that are resident, as /proc/self/pagemap has them: bit 63 of 8 bytes a page.
+size_t resident_pages(int pagemap, uintptr_t begin, uintptr_t end, size_t page) {
+  size_t resident = 0;
+  std::array<uint64_t, 512> entries;
+  for (uintptr_t at = begin; at < end;) {
+    const size_t n = std::min<size_t>(entries.size(), (end - at) / page);
+    const ssize_t got = pread(pagemap, entries.data(), n * 8, static_cast<off_t>(at / page * 8));
+    if (got <= 0) break;
+    for (size_t i = 0; i < static_cast<size_t>(got) / 8; ++i) resident += entries[i] >> 63;
+    at += static_cast<size_t>(got) / 8 * page;
+  }
+  return resident;
+}
+
 }  // namespace
+
+size_t code_to_come() {
+  struct Sum {
+    int pagemap;
+    size_t page, absent;
+  } sum{open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), static_cast<size_t>(sysconf(_SC_PAGESIZE)), 0};
+  const auto add = [](dl_phdr_info* info, size_t, void* to) {
+    Sum& s = *static_cast<Sum*>(to);
+    for (int i = 0; i < info->dlpi_phnum; ++i) {
+      const auto& segment = info->dlpi_phdr[i];
+      if (segment.p_type != PT_LOAD) continue;
+      const uintptr_t first = info->dlpi_addr + segment.p_vaddr, begin = first / s.page * s.page,
+                      end = (first + segment.p_memsz + s.page - 1) / s.page * s.page;
+      const size_t there = s.pagemap < 0 ? 0 : resident_pages(s.pagemap, begin, end, s.page);
+      s.absent += end - begin - there * s.page;
+    }
+    return 0;
+  };
+  dl_iterate_phdr(add, &sum);
+  if (sum.pagemap >= 0) close(sum.pagemap);
+  return sum.absent;
+}
 
 ResidentSet resident_set() {
   ResidentSet r;

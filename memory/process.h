@@ -13,6 +13,10 @@ ResidentSet resident_set();
 // The largest resident set so far, in bytes (VmHWM; 0 where there is no /proc).
 size_t peak_resident_bytes();
 
+// Bytes of the program and its libraries that are mapped and not resident: what running more of their code
+// may still make resident. All of them where the system does not say (/proc/self/pagemap).
+size_t code_to_come();
+
 // Gives memory that was freed back to the system: after much has been read and parsed.
 void return_freed_memory();
 

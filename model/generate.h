@@ -46,7 +46,8 @@ class Generator {
                                         std::span<const int32_t> eos, uint64_t seed,
                                         const OnToken& on_token = {});
 
-  size_t arena_bytes() const { return arena_.bytes(); }
+  // What it takes while it runs; little of it before.
+  size_t bytes() const { return arena_.bytes() + logits_.size() * sizeof(float) + decoder_.table_bytes(); }
 
  private:
   struct Slot;

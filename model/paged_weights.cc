@@ -4,6 +4,7 @@
 
 #include "kernels/embedding/embedding.h"
 #include "memory/page_backends.h"
+#include "model/mapped_weights.h"
 
 namespace qlora {
 namespace {
@@ -11,21 +12,6 @@ namespace {
 constexpr size_t kAlign = PageBackend::kPageAlign;
 // Pieces of a page with no more than this between them are read as one.
 constexpr size_t kGap = size_t{32} << 10;
-
-// f(pointer, bytes) for everything that a view points to.
-template <class F>
-void for_each_part(WeightView& w, F&& f) {
-  const auto part = [&](auto*& p, int64_t bytes) {
-    if (p != nullptr) f(p, static_cast<size_t>(bytes));
-  };
-  const int64_t blocks = (w.elements() + w.block_size - 1) / w.block_size;
-  const bool nested = w.absmax_codes != nullptr;
-  part(w.data, static_cast<int64_t>(w.code_bytes()));
-  part(w.absmax, 4 * (w.format == Format::int8 ? w.rows : blocks));
-  part(w.absmax_codes, blocks);
-  part(w.nested_absmax, 4 * ((blocks + 255) / 256));
-  if (nested) part(w.code_map, 4 * 256);
-}
 
 }  // namespace
 

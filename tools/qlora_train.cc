@@ -85,6 +85,7 @@ class TrainTool {
   Adapter adapter_;
   std::unique_ptr<Engine> engine_;
   bool engine_paged_ = false;  // its weights were
+  size_t arena_bytes_ = 0;     // what it had
   std::optional<CheckpointStore> store_;
   std::optional<Trainer> trainer_;
   RunState state_;
@@ -110,7 +111,8 @@ void TrainTool::open(bool to_train) {
   return_freed_memory();
   engine_ = std::make_unique<Engine>(
       model_, adapter_.layout,
-      engine_options(options_, threads_, plan_->maxima(), eval_plan_ ? eval_plan_->maxima() : BatchMaxima{}));
+      engine_options(options_, threads_, plan_->maxima(), eval_plan_ ? eval_plan_->maxima() : BatchMaxima{},
+                     plan_->total_steps()));
 }
 
 void TrainTool::show_plan() {
@@ -217,15 +219,24 @@ std::vector<ReportSample> TrainTool::samples() {
     out.push_back({text_.tokenizer->decode(q.prompt, true), q.wanted, "", ""});
   }
   const std::vector<int32_t> stops = stop_ids(model_->desc(), text_);
+  const auto adapter_bytes = static_cast<size_t>(adapter_.layout.size()) * sizeof(float);
+  const auto answer = [&](const AdapterView& adapter, std::string ReportSample::*field) {
+    // As many at a time as fit: no answer hangs on what runs beside it.
+    for (int slots = static_cast<int>(requests.size()); slots > 0; --slots) {
+      Generator generator(model_, numerics_of(options_), adapter, {slots, longest}, threads_);
+      if (adapter_bytes + generator.bytes() > arena_bytes_) continue;
+      const auto answers = generator.run(requests, {}, stops, 0);
+      for (size_t i = 0; i < answers.size(); ++i) out[i].*field = text_.tokenizer->decode(answers[i], true);
+      return true;
+    }
+    return false;
+  };
+  if (!answer({}, &ReportSample::before)) {
+    screen_.line("report.html goes without samples: the caches of an answer take more than training did");
+    return {};
+  }
   adapter_.params.resize(static_cast<size_t>(adapter_.layout.size()));
   load_adapter(out_, adapter_.layout, adapter_.params);
-  const auto answer = [&](const AdapterView& adapter, std::string ReportSample::*field) {
-    Generator generator(model_, numerics_of(options_), adapter, {static_cast<int>(requests.size()), longest},
-                        threads_);
-    const auto answers = generator.run(requests, {}, stops, 0);
-    for (size_t i = 0; i < answers.size(); ++i) out[i].*field = text_.tokenizer->decode(answers[i], true);
-  };
-  answer({}, &ReportSample::before);
   answer(adapter_.view(), &ReportSample::after);
   return out;
 }
@@ -252,6 +263,7 @@ void TrainTool::finish() {
   trainer_.reset();
   // The engine's arena makes room for the samples' adapter and caches: the peak stays the plan's.
   engine_paged_ = engine_->paged_weights() != nullptr;
+  arena_bytes_ = engine_->plan().arena_bytes;
   engine_.reset();
   if (std::find(reports.begin(), reports.end(), "html") != reports.end()) {
     Report report;

@@ -16,6 +16,7 @@ namespace {
 constexpr const char* kStateFile = "trainer_state.json";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 constexpr const char* kPrefix = "checkpoint-";
+constexpr size_t kResidentBytes = size_t{512} << 10;  // of a file that is read
 constexpr const char* kPartial = ".partial-";
 
 // filesystem errors as ours.
@@ -68,7 +69,13 @@ void read_moments(const std::string& path, Engine& engine) {
     fail(Category::input, path, ": ", file.tensors().size(), " tensors, not ", parts.size(),
          ": another optimizer's checkpoint");
   engine.load_moments([&](MomentPart part, size_t first, std::span<std::byte> bytes) {
-    std::memcpy(bytes.data(), file.data(*file.find(name_of(part))) + first, bytes.size());
+    // In pieces that leave again: the arena is resident already.
+    const std::byte* const from = file.data(*file.find(name_of(part))) + first;
+    for (size_t at = 0; at < bytes.size(); at += kResidentBytes) {
+      const size_t n = std::min(kResidentBytes, bytes.size() - at);
+      std::memcpy(bytes.data() + at, from + at, n);
+      file.file().forget(0, file.file().size());
+    }
   });
 }
 

@@ -57,7 +57,11 @@ void Engine::reserve() {
 }
 
 void Engine::connect_pages() {
-  if (pages_) pages_->connect({&train_, &eval_}, options_.pages_through);
+  if (pages_) {
+    pages_->connect({&train_, &eval_}, options_.pages_through);
+    // What reading the model has left resident of its files; from here on they are read past the page cache.
+    for (const MappedFile* f : model_->checkpoint().files()) f->forget(0, f->size());
+  }
   if (!input_pages_) return;
   Pager& p = *input_pages_;
   std::unique_ptr<PageBackend> file = file_pages(

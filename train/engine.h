@@ -45,6 +45,7 @@ struct EngineOptions {
   std::vector<SavePolicy> pinned;  // a block each: taken as they are; empty: as `checkpointing` says
   int64_t accumulation = 1;        // microbatches of a step: they are laid out in host memory together
   int64_t batch_rows = 1;          // of a microbatch: what a remedy may lower
+  int64_t log_lines = 0;           // that the whole run adds to metrics.jsonl
   // What a process takes besides the run; none: this one, measured when the plan is made.
   std::optional<size_t> process_bytes;
   bool must_fit = true;   // false: a plan over the budget is no error
@@ -172,6 +173,7 @@ class Engine {
   std::unique_ptr<Pager> input_pages_;
   PagingCost paging_cost_;
   EnginePlan plan_;
+  size_t mapped_around_ = 0;  // of the model's files, beside what is used in place
   Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"},
       save_{"save moments"}, load_{"load moments"};
   Arena arena_;

@@ -3,6 +3,7 @@
 
 #include "memory/page_backend.h"
 #include "memory/process.h"
+#include "model/mapped_weights.h"
 #include "train/engine.h"
 
 namespace qlora {
@@ -180,6 +181,7 @@ void Engine::choose_policy() {
   plan_.budget_bytes =
       options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
   if (on_cuda()) plan_.host_budget_bytes = options_.host_budget;
+  mapped_around_ = bytes_mapped_around(*model_);
   // Frozen weights are many bytes and read twice: what else may leave memory does before. Shapes alone have
   // no file that pages could be read from, and a CUDA device has its weights resident.
   const bool in_files = !on_cuda() && base_bytes(Place::file) > 0 && !model_->checkpoint().files().empty();

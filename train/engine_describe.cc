@@ -113,6 +113,7 @@ void Engine::describe() {
         options_.context_bytes == kCudaContextBytes ? "context and modules: a constant, not measured"
                                                     : "context and modules, as measured");
   describe_base();
+  add("base/around", Place::file, pages_ ? 0 : mapped_around_, "what the system maps of the files beside it");
   describe_arena();
   describe_pages();
   add("rope tables", resident, table_bytes(), "fp32, for the longest document");

@@ -7,14 +7,10 @@
 #include "model/block_inputs.h"
 #include "train/engine.h"
 #include "train/largest_batch.h"
+#include "train/later_bytes.h"
 
 namespace qlora {
 namespace {
-
-constexpr size_t kMiB = size_t{1} << 20;
-// What a process takes beside what was measured before its first step: code of the loop and of writing
-// checkpoints, stacks, writers' buffers, headers of files. Seen: 5.5 MiB.
-constexpr size_t kLater = 6 * kMiB;
 
 // A batch's arrays in host memory (train/data/batches.h), `batches` of them.
 size_t batch_bytes(const BatchMaxima& m, int64_t batches) {
@@ -107,14 +103,16 @@ bool Engine::within(Held held) const {
   return held.device <= plan_.budget_bytes && held.host <= plan_.host_budget_bytes.value_or(SIZE_MAX);
 }
 
-// Everything that is no part of the run: what is resident now, less a model already read.
+// Everything that is no part of the run: what is resident now, less a model already read, and what comes
+// later.
 size_t Engine::measured_process() const {
   for (const MappedFile* f : model_->checkpoint().files()) f->forget(0, f->size());
   const ResidentSet now = resident_set();
   size_t owned = 0;
   for (const Model::Part& p : model_->parts())
     if (!p.mapped && model_->filled()) owned += p.codes + p.constants;
-  return now.anonymous - std::min(now.anonymous, owned) + now.file + kLater;
+  return now.anonymous - std::min(now.anonymous, owned) + now.file +
+         later_bytes({options_.threads, 2 * layout_.modules().size(), options_.log_lines});
 }
 
 // No CUDA device holds what is only looked up: its host reads the rows.
@@ -132,7 +130,7 @@ size_t Engine::base_bytes(Place where) const {
 
 // What there is besides the arenas.
 Engine::Held Engine::fixed_bytes() const {
-  const size_t mapped = pages_ ? 0 : base_bytes(Place::file);
+  const size_t mapped = pages_ ? 0 : base_bytes(Place::file) + mapped_around_;
   const size_t host = plan_.process_bytes + table_bytes() + staging_bytes();
   if (!on_cuda()) return {host + base_bytes(Place::device) + mapped, 0};
   return {options_.context_bytes + base_bytes(Place::device) + table_bytes(),

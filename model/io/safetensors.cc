@@ -236,17 +236,19 @@ SafetensorsWriter::SafetensorsWriter(const std::string& path, std::vector<Tensor
     const int ra = safetensors_rank(a.dtype), rb = safetensors_rank(b.dtype);
     return ra != rb ? ra > rb : a.name < b.name;
   });
-  Json header = Json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  // Tensor by tensor: as one value the header takes a KiB a tensor.
+  std::string text = "{";
+  const auto add = [&](const std::string& key, const Json& value) {
+    text += (text.size() > 1 ? "," : "") + Json(key).dump() + ":" + value.dump();
+  };
+  if (!metadata.empty()) add("__metadata__", Json(metadata));
   uint64_t at = 0;
   for (const TensorSpec& t : tensors_) {
     const uint64_t end = at + t.bytes();
-    header.push_back(
-        {t.name,
-         Json{{"dtype", safetensors_name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {at, end}}}});
+    add(t.name, {{"dtype", safetensors_name(t.dtype)}, {"shape", t.shape}, {"data_offsets", {at, end}}});
     at = end;
   }
-  std::string text = header.dump();
+  text += "}";
   text.append((8 - text.size() % 8) % 8, ' ');
   const uint64_t n = text.size();
   file_.write(&n, 8);

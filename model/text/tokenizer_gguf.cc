@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
@@ -80,8 +81,17 @@ Json post_processor(const GgufTokenizerData& data, const Tokenizer& tokenizer) {
   return {{"type", "TemplateProcessing"}, {"single", single}, {"pair", pair}, {"special_tokens", names}};
 }
 
-Json tokenizer_json(const GgufTokenizerData& data, const Tokenizer& tokenizer) {
-  Json added = Json::array(), vocabulary = Json::object(), merges = Json::array();
+// An object's text without its last brace, to go on with another key.
+std::string opened(const Json& object) {
+  std::string text = object.dump();
+  text.back() = ',';
+  return text;
+}
+
+// Token by token: the text as one value would take tens of MiB in the middle of a run.
+void write_tokenizer_json(const std::string& path, const GgufTokenizerData& data,
+                          const Tokenizer& tokenizer) {
+  Json added = Json::array();
   for (size_t id = 0; id < data.tokens.size(); ++id) {
     if (!is_added(data, id)) continue;
     added.push_back({{"id", id},
@@ -92,14 +102,6 @@ Json tokenizer_json(const GgufTokenizerData& data, const Tokenizer& tokenizer) {
                      {"normalized", false},
                      {"special", data.token_type[id] == kControl}});
   }
-  // ordered_json looks a key up in time linear in the object: filled as the vector it is.
-  auto& entries = vocabulary.get_ref<Json::object_t&>();
-  entries.reserve(data.tokens.size());
-  for (size_t id = 0; id < data.tokens.size(); ++id) entries.push_back({data.tokens[id], id});
-  for (const std::string& merge : data.merges) {
-    const size_t space = merge.find(' ');
-    merges.push_back({merge.substr(0, space), merge.substr(space + 1)});
-  }
   const Json model = {{"type", "BPE"},
                       {"dropout", nullptr},
                       {"unk_token", nullptr},
@@ -107,19 +109,42 @@ Json tokenizer_json(const GgufTokenizerData& data, const Tokenizer& tokenizer) {
                       {"end_of_word_suffix", nullptr},
                       {"fuse_unk", false},
                       {"byte_fallback", false},
-                      {"ignore_merges", false},
-                      {"vocab", std::move(vocabulary)},
-                      {"merges", std::move(merges)}};
-  return {{"version", "1.0"},
-          {"truncation", nullptr},
-          {"padding", nullptr},
-          {"added_tokens", added},
-          {"normalizer", nullptr},
-          {"pre_tokenizer", pipeline(data)},
-          {"post_processor", post_processor(data, tokenizer)},
-          {"decoder",
-           {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
-          {"model", model}};
+                      {"ignore_merges", false}};
+  const Json around = {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", added},
+      {"normalizer", nullptr},
+      {"pre_tokenizer", pipeline(data)},
+      {"post_processor", post_processor(data, tokenizer)},
+      {"decoder",
+       {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}}};
+  FileWriter out(path);
+  out.write(opened(around) + "\"model\":" + opened(model) + "\"vocab\":{");
+  for (size_t id = 0; id < data.tokens.size(); ++id)
+    out.write(cat(id == 0 ? "" : ",", Json(data.tokens[id]).dump(), ":", id));
+  out.write("},\"merges\":[");
+  for (size_t i = 0; i < data.merges.size(); ++i) {
+    const std::string& merge = data.merges[i];
+    const size_t space = merge.find(' ');
+    out.write((i == 0 ? "" : ",") + Json({merge.substr(0, space), merge.substr(space + 1)}).dump());
+  }
+  out.write("]}}");
+  out.commit();
+}
+
+// In pieces: tokenizers of large vocabularies are tens of MiB.
+void copy_file(const std::string& from, const std::string& to) {
+  constexpr size_t kPiece = size_t{256} << 10;
+  const MappedFile in(from);
+  FileWriter out(to);
+  for (size_t at = 0; at < in.size(); at += kPiece) {
+    const size_t n = std::min(kPiece, in.size() - at);
+    out.write(in.data() + at, n);
+    in.forget(at, n);
+  }
+  out.commit();
 }
 
 Json tokenizer_config(const Tokenizer& tokenizer) {
@@ -168,7 +193,7 @@ std::unique_ptr<Tokenizer> Tokenizer::from_gguf(const GgufTokenizerData& data) {
 void Tokenizer::save(const std::string& folder) const {
   namespace fs = std::filesystem;
   if (gguf_) {
-    write_file(folder + "/tokenizer.json", tokenizer_json(*gguf_, *this).dump());
+    write_tokenizer_json(folder + "/tokenizer.json", *gguf_, *this);
     write_file(folder + "/tokenizer_config.json", tokenizer_config(*this).dump(2) + "\n");
     return;
   }
@@ -178,7 +203,7 @@ void Tokenizer::save(const std::string& folder) const {
     const fs::path from = fs::path(source_folder_) / name, to = fs::path(folder) / name;
     std::error_code none;
     if (!fs::exists(from, none) || fs::equivalent(from, to, none)) continue;
-    write_file(to.string(), read_file(from.string(), size_t{1} << 30));
+    copy_file(from.string(), to.string());
   }
 }
 

@@ -25,14 +25,22 @@ std::string write_rows(const test::TempFolder& to, int64_t vocab, int rows, int 
   return to.write("rows.jsonl", text);
 }
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
+// VmHWM of another process, in bytes; 0 once it has ended.
+uint64_t peak_of(pid_t pid) {
+  const std::string status = slurp("/proc/" + std::to_string(pid) + "/status");
+  const size_t at = status.find("VmHWM:");
+  return at == std::string::npos ? 0 : std::stoull(status.substr(at + 6)) << 10;
+}
+
 // No test of the engine knows these shapes. Tolerance: a tenth of what is allowed for a real model (64 MiB),
 // since the planned regions are a tenth of its; the process itself is most of what may differ.
 TEST(PlanTest, WhatIsPrintedIsWhatIsUsed) {
-#ifdef __SANITIZE_ADDRESS__
-  constexpr bool kSanitized = true;
-#else
-  constexpr bool kSanitized = false;
-#endif
   if (kSanitized) GTEST_SKIP() << "AddressSanitizer's own memory is not the program's";
   constexpr double kTolerance = 6.4 * (1 << 20);
   for (const test::LlamaShape& d :
@@ -85,6 +93,61 @@ TEST(PlanTest, WhatIsPrintedIsWhatIsUsed) {
       }
     }
     EXPECT_GT(totals[0] - totals[1], 3 * kTolerance) << "proves too little";
+  }
+}
+
+// What comes after the steps, and what a resumed run reads, takes nothing beside the plan: adapter and
+// moments are 20 MiB here, and the budget leaves no room for a second copy of them.
+TEST(PlanTest, SavingAndResumingStayWithinTheBudget) {
+  if (kSanitized) GTEST_SKIP() << "AddressSanitizer's own memory is not the program's";
+  const test::TempFolder scratch;
+  test::write_random_llama(scratch.path(), {3, 192, 448, 6, 2, 3000, true}, .05f);
+  const std::string rows = write_rows(scratch, 3000, 24, 100), out = scratch / "out";
+  Words words = {"--model",
+                 scratch.path(),
+                 "--dataset",
+                 rows,
+                 "--eval-dataset",
+                 rows,
+                 "--output-dir",
+                 out,
+                 "--max-seq-length",
+                 "128",
+                 "--lora-r",
+                 "64",
+                 "--threads",
+                 "2",
+                 "--eval-steps",
+                 "1",
+                 "--save-steps",
+                 "1",
+                 "--load-best-model-at-end",
+                 "--report-to",
+                 "html,tensorboard",
+                 "--per-device-train-batch-size",
+                 "1",
+                 "--gradient-accumulation-steps",
+                 "1"};
+  const Ended planned = run("qlora-plan", [&] {
+    Words w = words;
+    w.insert(w.end(), {"--gradient-checkpointing", "all", "--json"});
+    return w;
+  }());
+  ASSERT_EQ(planned.code, 0) << planned.err;
+  const auto least = Json::parse(planned.out)["total_bytes"].get<uint64_t>();
+  const uint64_t budget = (least >> 10) + 1024;  // KiB
+  words.insert(words.end(), {"--memory", std::to_string(budget) + "KiB"});
+  for (const char* steps : {"2", "4"}) {
+    Words w = words;
+    w.insert(w.end(), {"--max-steps", steps});
+    if (steps == std::string("4")) w.insert(w.end(), {"--resume-from-checkpoint", "last"});
+    Running trained("qlora-train", w);
+    uint64_t peak = 0;  // to the end: result.json's figure is from before the report
+    while (trained.stays(std::chrono::milliseconds(2))) peak = std::max(peak, peak_of(trained.pid()));
+    const Ended e = trained.wait();
+    ASSERT_EQ(e.code, 0) << e.err;
+    EXPECT_LE(peak, budget << 10) << steps;
+    EXPECT_GT(peak, least - (size_t{8} << 20)) << "the plan is too high";
   }
 }
 

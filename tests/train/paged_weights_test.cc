@@ -2,11 +2,13 @@
 // mapped files out of reach.
 #include "model/paged_weights.h"
 
+
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
 #include <cstring>
 
+#include "model/mapped_weights.h"
 #include "tests/support/checking_pages.h"
 #include "tests/train/llama_fixture.h"
 #include "train/largest_batch.h"
@@ -126,6 +128,18 @@ TEST_P(PagedWeightsTest, AFailedReadIsAnError) {
       EXPECT_EQ(e.category(), Category::io) << e.what();
     }
   }
+}
+
+// What lies in the file's 64 KiB around the weights, and no more than the file.
+TEST_P(PagedWeightsTest, MappedAroundTheWeights) {
+  size_t in_place = 0, files = 0;
+  for (const Model::Part& p : model->parts()) in_place += p.mapped ? p.codes + p.constants : 0;
+  for (const MappedFile* f : model->checkpoint().files()) files += f->size();
+  const size_t around = bytes_mapped_around(*model);
+  EXPECT_GT(around, 0u);  // the header at least, in a file so small
+  EXPECT_LE(in_place + around, files);
+  // Norms between matrices are copied, and within 64 KiB of one: all of them are mapped around.
+  EXPECT_GE(in_place + around + (size_t{64} << 10), files);
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, PagedWeightsTest, ::testing::Values("llama", "llama/nf4", "llama_bias_tied"),

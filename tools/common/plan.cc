@@ -67,14 +67,17 @@ Planned planned(Options& options, const Base& base, const TextTools& text, int t
   BatchMaxima train = full_rows(options.get<int64_t>("per-device-train-batch-size"), length), eval;
   std::unique_ptr<RowEncoder> encoder;
   std::optional<TrainData> data;  // part of what the process holds
+  int64_t steps = 0;
   if (options.given("dataset")) {
     encoder = row_encoder(options, text, desc.vocab);
     data = read_train_data(options, *encoder, threads);
-    train = BatchPlan(data->train, batch_options(options)).maxima();
+    const BatchPlan plan(data->train, batch_options(options));
+    train = plan.maxima();
+    steps = plan.total_steps();
     if (data->eval) eval = BatchPlan(*data->eval, eval_batch_options(options)).maxima();
   }
   return_freed_memory();
-  EngineOptions engine = engine_options(options, threads, train, eval);
+  EngineOptions engine = engine_options(options, threads, train, eval, steps);
   engine.must_fit = false;
   Planned p;
   p.engine = std::make_unique<Engine>(model, adapter.layout, engine);

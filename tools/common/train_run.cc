@@ -208,8 +208,12 @@ TrainerOptions trainer_options(const Options& options, int64_t total_steps) {
 }
 
 EngineOptions engine_options(const Options& options, int threads, const BatchMaxima& train,
-                             const BatchMaxima& eval) {
+                             const BatchMaxima& eval, int64_t total_steps) {
   EngineOptions e;
+  // Evaluations come at an epoch's end at least, and an epoch has a step.
+  const int64_t eval_steps = options.find<int64_t>("eval-steps").value_or(1);
+  e.log_lines = total_steps / options.get<int64_t>("logging-steps") +
+                (eval.tokens > 0 ? 2 + total_steps / std::max<int64_t>(eval_steps, 1) : 0);
   e.train = train;
   e.eval = eval;
   e.batch_rows = options.get<int64_t>("per-device-train-batch-size");

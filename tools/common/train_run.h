@@ -33,9 +33,9 @@ void begin_adapter(const Options& options, const AdapterLayout& layout, std::spa
 BatchOptions batch_options(const Options& options);
 BatchOptions eval_batch_options(const Options& options);  // each held-out row once, in order
 TrainerOptions trainer_options(const Options& options, int64_t total_steps);
-// For the largest batches of a run; eval all zero: none.
+// For the largest batches of a run of so many steps (0: not known); eval all zero: none.
 EngineOptions engine_options(const Options& options, int threads, const BatchMaxima& train,
-                             const BatchMaxima& eval);
+                             const BatchMaxima& eval, int64_t total_steps);
 
 // The device that --device names; auto is the CPU.
 Device device_of(const Options& options);
