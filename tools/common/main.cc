@@ -30,8 +30,15 @@ void fill_standard_descriptors() {
     if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) < 0) _exit(5);
 }
 
+// The first of the threads that fail goes on; the others wait for the end that it makes.
+std::atomic_flag failed;
+void be_first_to_fail() {
+  while (failed.test_and_set()) pause();
+}
+
 // One line on stderr, whatever the parts hold. Allocates nothing: there may be no memory left.
 int report(const char* program, std::initializer_list<const char*> parts, Category category) {
+  be_first_to_fail();
   std::cout.flush();
   std::cerr << program << ": error: ";
   for (const char* part : parts)
@@ -55,6 +62,7 @@ void on_failed_new() {
 
 void on_terminate() {
   if (!out_of_memory) std::abort();
+  be_first_to_fail();
   for (const char* part : {program_name_for_handlers, ": error: ", kOutOfMemory, "\n"})
     if (write(STDERR_FILENO, part, std::strlen(part)) < 0) break;
   _exit(static_cast<int>(Category::memory));
@@ -62,6 +70,7 @@ void on_terminate() {
 
 void install_memory_handlers(const char* program) {
   program_name_for_handlers = program;
+  failed.clear();
   std::set_new_handler(on_failed_new);
   std::set_terminate(on_terminate);
 }
