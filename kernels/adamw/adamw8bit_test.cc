@@ -73,7 +73,7 @@ void step_by_definition(State& s, const AdamWHyper& h, const std::vector<float>&
 }
 
 // Gradients over many decades, with what a step must survive: NaN, infinities, a square that overflows,
-// zeros of both signs, subnormal numbers, whole blocks of zero.
+// zeros of both signs, subnormal numbers, whole blocks of zero and of what is subnormal once it is a moment.
 std::vector<float> hard_gradients(size_t n, uint32_t t) {
   std::vector<float> g = optim_gradient(static_cast<uint32_t>(n), 3, t);
   for (size_t i = 0; i < n; ++i) {
@@ -83,6 +83,7 @@ std::vector<float> hard_gradients(size_t n, uint32_t t) {
       g[i] = std::vector<float>{NAN, kInfinity, -kInfinity, 3e38f, 0.f, -0.f, 1e-41f}[x / 97 % 7];
     if (i / kBlock8 % 5 == 3) g[i] = i % 2 == 0 ? 0.f : -0.f;
     if (i / kBlock8 % 5 == 4) g[i] = static_cast<float>(std::ldexp(g[i], -100));
+    if (i / kBlock8 % 5 == 2) g[i] = (x % 2 == 0 ? 0x1p-122f : -0x1p-124f);
   }
   return g;
 }
@@ -94,6 +95,8 @@ TEST(AdamW8bit, IsTheDefinition) {
     SCOPED_TRACE(body.name());
     State got({4096, 20000, 4097, 5003});
     got.params = testing::optim_params(static_cast<uint32_t>(got.params.size()), 3);
+    for (size_t i = 0; i < got.m.size(); ++i)  // codes that a scale of 0 makes moments of 0
+      got.m[i] = got.v[i] = static_cast<uint8_t>(testing::optim_hash(static_cast<uint32_t>(i), 6, 0));
     State want = got;
     for (uint32_t t = 1; t <= 6; ++t) {
       const AdamWHyper h{1e-2, .9, .95, 1e-8, t % 2 * .1, t, .25f};
