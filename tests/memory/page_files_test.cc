@@ -42,7 +42,7 @@ Error error_of(const std::function<void()>& f) {
 // Every way to a file gives the bytes that a model gives, in folders with and without O_DIRECT.
 TEST_F(PageFilesTest, RandomSchedulesAgreeWithAModel) {
   std::vector<std::string> folders = {folder_.path()};
-  if (std::filesystem::exists("/dev/shm")) folders.push_back("/dev/shm");
+  if (access("/dev/shm", W_OK) == 0) folders.push_back("/dev/shm");
   for (const std::string& folder : folders)
     for (uint64_t seed = 1; seed <= 8; ++seed) {
       SCOPED_TRACE(cat(folder, " ", seed));
