@@ -234,9 +234,9 @@ TEST(PlanTest, ACudaCardThatIsNotHere) {
   const Ended none = run("qlora-plan", {"--model", folder, "--device", "cuda"});
   EXPECT_EQ(none.code, 2);
   EXPECT_NE(none.err.find("--memory"), std::string::npos) << none.err;
-  const Scratch scratch;
+  const test::TempFolder scratch;
   const Ended trains = run("qlora-train", {"--model", golden_model(), "--dataset", golden_rows(),
-                                           "--output-dir", scratch.path() / "out", "--device", "cuda"});
+                                           "--output-dir", scratch / "out", "--device", "cuda"});
   EXPECT_EQ(trains.code, 2);
   EXPECT_EQ(lines_of(trains.err).size(), 1u) << trains.err;
   const Ended cpu = run("qlora-plan", {"--model", folder, "--host-memory", "1GB"});
