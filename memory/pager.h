@@ -53,7 +53,8 @@ class Pager {
   const std::string& name() const { return name_; }
   int slots() const { return slots_; }
   size_t slot_bytes() const { return slot_bytes_; }
-  // What its pages take where they live.
+  uint32_t pages() const { return static_cast<uint32_t>(held_bytes_.size()); }
+  // What they take where they live.
   size_t home_bytes() const;
   // What a pass takes of the arena.
   size_t staging_bytes() const;

@@ -49,15 +49,65 @@ void for_normed_tiles(Exec& e, const BlockContext& c, const BlockBatch& b, const
   });
 }
 
+// Of kSavedGroups.
+enum SavedGroup : size_t { kInput, kQkv, kAttention, kMiddle, kMlp };
+
+// f(field, name, type, rows, columns) for the fields of a group.
+template <class F>
+void for_fields(const BlockContext& c, int64_t tokens, size_t group, BlockSaved& s, F&& f) {
+  const BlockDesc& d = *c.desc;
+  const DType compute = c.numerics.compute;
+  switch (group) {
+    case kInput:
+      f(s.x0, "x0", c.numerics.stream, tokens, d.dim);
+      break;
+    case kQkv:
+      f(s.q, "q", compute, tokens, d.q_dim());
+      f(s.k, "k", compute, tokens, d.kv_dim());
+      f(s.v, "v", compute, tokens, d.kv_dim());
+      f(s.s_qkv, "s_qkv", compute, tokens, c.of(Group::qkv).rank_sum);
+      break;
+    case kAttention:
+      f(s.o, "o", compute, tokens, d.q_dim());
+      f(s.lse, "lse", DType::f32, int64_t{d.q_heads}, tokens);
+      break;
+    case kMiddle:
+      f(s.x1, "x1", c.numerics.stream, tokens, d.dim);
+      f(s.s_o, "s_o", compute, tokens, c.of(Group::o).rank_sum);
+      break;
+    case kMlp:
+      f(s.gate, "gate", compute, tokens, d.ff);
+      f(s.up, "up", compute, tokens, d.ff);
+      f(s.s_gate_up, "s_gate_up", compute, tokens, c.of(Group::gate_up).rank_sum);
+      f(s.s_down, "s_down", compute, tokens, c.of(Group::down).rank_sum);
+      break;
+  }
+}
+
+size_t field_bytes(DType type, int64_t rows, int64_t cols) {
+  const size_t bytes = static_cast<size_t>(rows * cols) * size_of(type);
+  return (bytes + Trace::kAlign - 1) / Trace::kAlign * Trace::kAlign;
+}
+
+// Room for the fields of a group: in its page, or allocated.
+void make_fields(Exec& e, const BlockContext& c, const BlockBatch& b, size_t group, BlockSaved& s) {
+  std::byte* at = s.room[group];
+  for_fields(c, b.tokens, group, s,
+             [&](Matrix& field, const char* name, DType t, int64_t rows, int64_t cols) {
+               if (s.room[group] == nullptr) {
+                 field = e.matrix(Region::activations, name, t, rows, cols);
+                 return;
+               }
+               field = {Buffer{}, Mat(at, t, rows, cols, cols)};
+               at += field_bytes(t, rows, cols);
+             });
+}
+
 // q, k, v from x0.
 void fill_qkv(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep, BlockSaved& s) {
-  if (s.q) return;
-  const BlockDesc& d = *c.desc;
+  if (s.q.view()) return;
   const LinearGroup& g = c.of(Group::qkv);
-  s.q = e.matrix(Region::activations, "q", c.numerics.compute, b.tokens, d.q_dim());
-  s.k = e.matrix(Region::activations, "k", c.numerics.compute, b.tokens, d.kv_dim());
-  s.v = e.matrix(Region::activations, "v", c.numerics.compute, b.tokens, d.kv_dim());
-  s.s_qkv = e.matrix(Region::activations, "s_qkv", c.numerics.compute, b.tokens, g.rank_sum);
+  make_fields(e, c, b, kQkv, s);
   for_normed_tiles(e, c, b, s.x0, c.weights->of(NormKind::attention),
                    [&](const Tile& t, const Mat& y1, const float*) {
                      const std::array<Mat, 3> out{t.of(s.q.view()), t.of(s.k.view()), t.of(s.v.view())};
@@ -69,37 +119,36 @@ void fill_qkv(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePol
 // o, lse from q, k, v.
 void fill_attention(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep,
                     BlockSaved& s) {
-  if (s.o) return;
+  if (s.o.view()) return;
   const TurnedHeads heads(e, c, b, keep, s);
-  s.o = e.matrix(Region::activations, "o", c.numerics.compute, b.tokens, c.desc->q_dim());
-  s.lse = e.matrix(Region::activations, "lse", DType::f32, c.desc->q_heads, b.tokens);
+  make_fields(e, c, b, kAttention, s);
   attention_forward(e, attention_shape(*c.desc), b.docs, heads.q(), heads.k(), s.v, s.o, s.lse);
 }
 
 // x1 = x0 + o_proj(o).
 void fill_middle(Exec& e, const BlockContext& c, const BlockBatch& b, BlockSaved& s) {
-  if (s.x1) return;
+  if (s.x1.view()) return;
   const LinearGroup& g = c.of(Group::o);
-  s.x1 = e.matrix(Region::activations, "x1", c.numerics.stream, b.tokens, c.desc->dim);
-  s.s_o = e.matrix(Region::activations, "s_o", c.numerics.compute, b.tokens, g.rank_sum);
+  make_fields(e, c, b, kMiddle, s);
   for_tiles(e, b, [&](const Tile& t) {
     const Mat out = t.of(s.x1.view());
     linear_forward(e, g, t.of(b.drop), t.of(s.o.view()), t.of(s.s_o.view()), {&out, 1}, t.of(s.x0.view()));
   });
 }
 
-// One tile's gate, up and the S's of the MLP: rows of whole-batch buffers where they are kept, else of a
-// tile's own.
+// One tile's gate, up and the S's of the MLP: rows of the saved fields where they are kept, else of a tile's
+// own.
 struct MlpRows {
   Mat gate, up, s_gate_up, s_down;
 };
 struct MlpBuffers {
   Matrix gate, up, s_gate_up, s_down;
-  MlpBuffers(Exec& e, const BlockContext& c, Region region, int64_t rows)
-      : gate(e.matrix(region, "gate", c.numerics.compute, rows, c.desc->ff)),
-        up(e.matrix(region, "up", c.numerics.compute, rows, c.desc->ff)),
-        s_gate_up(e.matrix(region, "s_gate_up", c.numerics.compute, rows, c.of(Group::gate_up).rank_sum)),
-        s_down(e.matrix(region, "s_down", c.numerics.compute, rows, c.of(Group::down).rank_sum)) {}
+  MlpBuffers(Exec& e, const BlockContext& c, int64_t rows)
+      : gate(e.matrix(Region::workspace, "gate", c.numerics.compute, rows, c.desc->ff)),
+        up(e.matrix(Region::workspace, "up", c.numerics.compute, rows, c.desc->ff)),
+        s_gate_up(e.matrix(Region::workspace, "s_gate_up", c.numerics.compute, rows,
+                           c.of(Group::gate_up).rank_sum)),
+        s_down(e.matrix(Region::workspace, "s_down", c.numerics.compute, rows, c.of(Group::down).rank_sum)) {}
   MlpRows rows(int64_t n) const {
     return {first_rows(gate, n), first_rows(up, n), first_rows(s_gate_up, n), first_rows(s_down, n)};
   }
@@ -114,26 +163,20 @@ void mlp_up(Exec& e, const BlockContext& c, const DropoutRows& drop, const Mat& 
   linear_forward(e, c.of(Group::gate_up), drop, y2, m.s_gate_up, out, {});
 }
 
-// y = x1 + down(act(gate) * up), into whole-batch gate and up (kept) or a tile's.
+// y = x1 + down(act(gate) * up), gate and up kept or a tile's.
 void mlp_forward(Exec& e, const BlockContext& c, const BlockBatch& b, bool keep, BlockSaved& s,
                  const Mat& y) {
-  MlpBuffers buffers(e, c, keep ? Region::activations : Region::workspace, keep ? b.tokens : tile_rows(b));
+  if (keep) make_fields(e, c, b, kMlp, s);
+  const MlpBuffers once(e, c, keep ? 0 : tile_rows(b));
   const Matrix h = e.matrix(Region::workspace, "h", c.numerics.compute, tile_rows(b), c.desc->ff);
   for_normed_tiles(
       e, c, b, s.x1, c.weights->of(NormKind::mlp), [&](const Tile& t, const Mat& y2, const float*) {
-        const MlpRows m = keep ? MlpRows{t.of(buffers.gate.view()), t.of(buffers.up.view()),
-                                         t.of(buffers.s_gate_up.view()), t.of(buffers.s_down.view())}
-                               : buffers.rows(t.rows);
+        const MlpRows m = keep ? saved_rows(s, t) : once.rows(t.rows);
         mlp_up(e, c, t.of(b.drop), y2, m);
         const Mat h_rows = first_rows(h, t.rows), out = t.of(y);
         gated_act_forward(e, c.desc->activation, m.gate, m.up, h_rows);
         linear_forward(e, c.of(Group::down), t.of(b.drop), h_rows, m.s_down, {&out, 1}, t.of(s.x1.view()));
       });
-  if (!keep) return;
-  s.gate = std::move(buffers.gate);
-  s.up = std::move(buffers.up);
-  s.s_gate_up = std::move(buffers.s_gate_up);
-  s.s_down = std::move(buffers.s_down);
 }
 
 // dx as the linears take it: itself when the types agree, else a rounded copy of the tile.
@@ -153,7 +196,7 @@ void mlp_backward(Exec& e, const BlockContext& c, const BlockBatch& b, bool kept
   const Matrix dh = e.matrix(Region::workspace, "dh", compute, rows, d.ff);
   const Matrix dy = e.matrix(Region::workspace, "dy", compute, rows, d.dim);
   const Matrix dy2 = e.matrix(Region::workspace, "dy2", DType::f32, rows, d.dim);
-  const MlpBuffers again(e, c, Region::workspace, kept ? 0 : rows);
+  const MlpBuffers again(e, c, kept ? 0 : rows);
   for_normed_tiles(e, c, b, s.x1, c.weights->of(NormKind::mlp),
                    [&](const Tile& t, const Mat& y2, const float* rstd) {
                      const DropoutRows drop = t.of(b.drop);
@@ -232,19 +275,28 @@ BlockContext block_context(const ModelDesc& desc, int block, const BlockWeights&
       const LoraModule* lora = adapter.find(block, k);
       if (lora == nullptr) continue;
       if (group.rank_sum == 0) {
-        group.a = params + lora->a;
+        group.a = params == nullptr ? nullptr : params + lora->a;
         group.da = grads == nullptr ? nullptr : grads + lora->a;
       }
       m.rank = lora->rank;
       m.s_col = group.rank_sum;
       m.scale = lora->scale;
-      m.b = params + lora->b;
+      m.b = params == nullptr ? nullptr : params + lora->b;
       m.db = grads == nullptr ? nullptr : grads + lora->b;
       m.module = lora->index;
       group.rank_sum += lora->rank;
     }
   }
   return c;
+}
+
+size_t group_bytes(const BlockContext& c, int64_t tokens, size_t group) {
+  BlockSaved none;
+  size_t bytes = 0;
+  for_fields(c, tokens, group, none, [&](Matrix&, const char*, DType t, int64_t rows, int64_t cols) {
+    bytes += field_bytes(t, rows, cols);
+  });
+  return bytes;
 }
 
 void block_attend(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep,
@@ -256,7 +308,7 @@ void block_attend(Exec& e, const BlockContext& c, const BlockBatch& b, const Sav
 void block_finish(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep, BlockSaved& s,
                   const Mat& y) {
   fill_middle(e, c, b, s);
-  mlp_forward(e, c, b, keep.mlp == Keep::store, s, y);
+  mlp_forward(e, c, b, keep.mlp != Keep::recompute, s, y);
   s.for_each_field(keep, [](const char*, Matrix& field, Keep k) {
     if (k != Keep::store) field.reset();
   });
@@ -266,11 +318,13 @@ void block_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const S
                     BlockSaved& s, const Mat& dx, bool input_gradient) {
   const BlockDesc& d = *c.desc;
   const DType compute = c.numerics.compute;
+  for (const size_t group : {kQkv, kAttention, kMiddle, kMlp})
+    if (keep.*kSavedGroups[group] == Keep::page) make_fields(e, c, b, group, s);
   fill_qkv(e, c, b, keep, s);
   fill_attention(e, c, b, keep, s);
   fill_middle(e, c, b, s);
 
-  mlp_backward(e, c, b, keep.mlp == Keep::store, s, dx);
+  mlp_backward(e, c, b, keep.mlp != Keep::recompute, s, dx);
   s.gate.reset(), s.up.reset(), s.s_gate_up.reset(), s.s_down.reset(), s.x1.reset();
 
   const Matrix dq = e.matrix(Region::workspace, "dq", compute, b.tokens, d.q_dim());  // d_o at first

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -71,6 +72,9 @@ struct SavePolicy {
   static SavePolicy all(Keep k) { return {k == Keep::page ? k : Keep::store, k, k, k, k}; }
 };
 inline constexpr int kChoices = 4;
+// The input, and what may be computed again, in the order of for_each_choice.
+inline constexpr std::array<Keep SavePolicy::*, 1 + kChoices> kSavedGroups = {
+    &SavePolicy::input, &SavePolicy::qkv, &SavePolicy::attention, &SavePolicy::middle, &SavePolicy::mlp};
 
 // What forward leaves for backward.
 struct BlockSaved {
@@ -81,6 +85,9 @@ struct BlockSaved {
   Matrix o, lse;   // lse fp32 [q_heads, T]
   Matrix x1, s_o;  // x1 stream
   Matrix gate, up, s_gate_up, s_down;
+  // Where the fields of a group go, or lie, that leaves memory between the passes (group_bytes); null: they
+  // are allocated.
+  std::array<std::byte*, kSavedGroups.size()> room{};
   // Every field with its name and what `policy` does with it.
   template <class F>
   void for_each_field(const SavePolicy& p, F&& f) {
@@ -91,6 +98,9 @@ struct BlockSaved {
     f("gate", gate, p.mlp), f("up", up, p.mlp), f("s_gate_up", s_gate_up, p.mlp), f("s_down", s_down, p.mlp);
   }
 };
+
+// What the fields of one of kSavedGroups take for so many tokens, end to end.
+size_t group_bytes(const BlockContext& c, int64_t tokens, size_t group);
 
 // Rows that projections and the MLP go through at a time: part of the arithmetic (gradients add up tile by
 // tile), so a constant.

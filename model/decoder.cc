@@ -7,7 +7,6 @@
 #include "kernels/gemm/gemm.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rows/rows.h"
-#include "model/block_inputs.h"
 
 namespace qlora {
 namespace {
@@ -55,6 +54,15 @@ BlockBatch Decoder::block_batch(const Exec& e, const TokenBatch& b, const Dropou
   batch.positions = b.positions;
   batch.drop = {dropout, b.places};
   return batch;
+}
+
+std::array<size_t, kSavedGroups.size()> Decoder::page_bytes(const AdapterLayout& adapter) const {
+  std::array<size_t, kSavedGroups.size()> most{};
+  for (int b = 0; b < model_->block_count(); ++b) {
+    const BlockContext c = context(b, model_->block(b), {&adapter, nullptr, nullptr});
+    for (size_t g = 0; g < most.size(); ++g) most[g] = std::max(most[g], group_bytes(c, limits_.tokens, g));
+  }
+  return most;
 }
 
 int64_t Decoder::chunk_rows() const {
@@ -137,12 +145,14 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
     return e.matrix(Region::activations, name, numerics_.stream, batch.tokens, d.dim);
   };
   const EmptyAfterwards empty{saved_};
-  BlockInputs inputs(e, input_pages_, policy, numerics_.stream, batch.tokens, d.dim);
+  static const SavedPages::Pagers none;
+  SavedPages saved(e, saved_pages_ == nullptr ? none : *saved_pages_, policy, numerics_.stream, batch.tokens,
+                   d.dim);
 
   PagedWeights::Pass weights(e, *model_, pages_);
   const auto at = [&](int i) -> BlockSaved& { return saved_[static_cast<size_t>(i)]; };
   e.set_block(0);
-  at(0).x0 = inputs.room(0);
+  at(0).x0 = saved.input(0);
   weights.embedding_rows(b.ids, d.embed_scale, batch, at(0).x0);
   Matrix last;
   for (int i = 0; i < blocks; ++i) {
@@ -150,14 +160,14 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
     const BlockWeights w = weights.acquire(i);
     e.set_block(i);
     const BlockContext c = context(i, w, adapter);
+    saved.begin(i, c, at(i));
     block_attend(e, c, batch, policy[static_cast<size_t>(i)], at(i));
     e.set_block(i + 1 < blocks ? i + 1 : -1);
-    // Only now: the slot's last input has left while attention was computed.
-    Matrix y = i + 1 < blocks ? inputs.room(i + 1) : stream("last");
+    Matrix y = i + 1 < blocks ? saved.input(i + 1) : stream("last");
     e.set_block(i);
     block_finish(e, c, batch, policy[static_cast<size_t>(i)], at(i), y);
     weights.release(i);
-    inputs.leave(i, at(i).x0);
+    saved.leave(i, at(i));
     (i + 1 < blocks ? at(i + 1).x0 : last) = std::move(y);
   }
   e.set_block(-1);
@@ -168,14 +178,15 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
   for (int i = blocks; i-- > 0;) {
     e.set_block(i);
     const BlockWeights w = weights.acquire(i);
-    inputs.back(i, at(i).x0);
-    block_backward(e, context(i, w, adapter), batch, policy[static_cast<size_t>(i)], at(i), dx, i > 0);
+    const BlockContext c = context(i, w, adapter);
+    saved.back(i, c, at(i));
+    block_backward(e, c, batch, policy[static_cast<size_t>(i)], at(i), dx, i > 0);
     weights.release(i);
-    inputs.drop(i);
+    saved.drop(i);
   }
   e.set_block(-1);
   weights.end();
-  inputs.end();
+  saved.end();
   return sum;
 }
 

@@ -9,6 +9,7 @@
 #include "model/adapter.h"
 #include "model/block.h"
 #include "model/paged_weights.h"
+#include "model/saved_pages.h"
 #include "model/weights.h"
 
 namespace qlora {
@@ -49,12 +50,14 @@ class Decoder {
   Numerics numerics() const { return numerics_; }
   size_t table_bytes() const { return rope_.bytes(); }
   // From here on passes over batches take their weights from `weights` (null: where the model has them), and
-  // training keeps the blocks' inputs that the policy pages in `inputs` (BlockInputs::pager). Both must
-  // outlive this. Generation pages nothing.
-  void set_pages(PagedWeights* weights, Pager* inputs) {
+  // training keeps what its policy pages in `saved` (null: nothing). Both must outlive this. Generation pages
+  // nothing.
+  void set_pages(PagedWeights* weights, const SavedPages::Pagers* saved) {
     pages_ = weights;
-    input_pages_ = inputs;
+    saved_pages_ = saved;
   }
+  // What a block's page of each of kSavedGroups takes at most.
+  std::array<size_t, kSavedGroups.size()> page_bytes(const AdapterLayout& adapter) const;
 
   // Forward and backward: gradients of grad_scale * (summed loss) are added to adapter.grads. One policy a
   // block.
@@ -89,7 +92,7 @@ class Decoder {
 
   std::shared_ptr<const Model> model_;
   PagedWeights* pages_ = nullptr;
-  Pager* input_pages_ = nullptr;
+  const SavedPages::Pagers* saved_pages_ = nullptr;
   Numerics numerics_;
   BatchLimits limits_;
   mutable RopeTables rope_;        // filled by the first pass that computes

@@ -36,7 +36,7 @@ void turn_heads(Exec& e, const BlockContext& c, std::span<const int32_t> positio
 }
 
 bool saved_raw(const BlockContext& c, const SavePolicy& keep) {
-  return c.desc->qk_norm && keep.qkv == Keep::store;
+  return c.desc->qk_norm && keep.qkv != Keep::recompute;
 }
 
 TurnedHeads::TurnedHeads(Exec& e, const BlockContext& c, const BlockBatch& b, const SavePolicy& keep,

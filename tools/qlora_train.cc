@@ -184,7 +184,7 @@ void TrainTool::show_paging() {
   const auto bytes = [&](uint64_t n) {
     return format_bytes(static_cast<uint64_t>(static_cast<double>(n) / steps));
   };
-  const double compute = (cost.seconds - cost.weights.stall_seconds - cost.inputs.stall_seconds) / steps;
+  const double compute = (cost.seconds - cost.weights.stall_seconds - cost.saved.stall_seconds) / steps;
   if (const PagedWeights* const pages = engine_->paged_weights()) {
     const double reading = static_cast<double>(cost.weights.bytes_read) / pages->bandwidth() / steps,
                  stall = cost.weights.stall_seconds / steps;
@@ -193,10 +193,12 @@ void TrainTool::show_paging() {
                      format_value(reading), " s beside ", format_value(compute), " s of computing, stalled ",
                      format_value(stall), " s (", format_value(100 * stall / reading), "% of reading)"));
   }
-  if (const Pager* const pages = engine_->paged_inputs())
-    screen_.line(cat("inputs   ", bytes(cost.inputs.bytes_written), " out and ",
-                     bytes(cost.inputs.bytes_read), " back a step by ", pages->how(), ", stalled ",
-                     format_value(cost.inputs.stall_seconds / steps), " s"));
+  const auto& saved = engine_->saved_pages();
+  const auto any = std::find_if(saved.begin(), saved.end(), [](const auto& p) { return p != nullptr; });
+  if (any != saved.end())
+    screen_.line(cat("inputs   ", bytes(cost.saved.bytes_written), " out and ", bytes(cost.saved.bytes_read),
+                     " back a step by ", (*any)->how(), ", stalled ",
+                     format_value(cost.saved.stall_seconds / steps), " s"));
 }
 
 std::vector<ReportSample> TrainTool::samples() {

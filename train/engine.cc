@@ -27,6 +27,7 @@ Engine::Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const E
       decoder_(model_, options.numerics, limits_of(options.train)),
       moments_(layout_, options.optimizer, paging_of(options)) {
   if (options.eval.tokens > 0) eval_decoder_.emplace(model_, options.numerics, limits_of(options.eval));
+  page_bytes_ = decoder_.page_bytes(layout_);
   choose_policy();
   describe();
 }
@@ -62,13 +63,13 @@ void Engine::connect_pages() {
     // What reading the model has left resident of its files; from here on they are read past the page cache.
     for (const MappedFile* f : model_->checkpoint().files()) f->forget(0, f->size());
   }
-  if (!input_pages_) return;
-  Pager& p = *input_pages_;
-  std::unique_ptr<PageBackend> file = file_pages(
-      PageFiles::temporary(options_.paging.folder, static_cast<uint32_t>(plan_.inputs_paged), p.slot_bytes()),
-      p.slots());
-  if (options_.pages_through) file = options_.pages_through(std::move(file), p);
-  p.connect(std::move(file), {&train_});
+  for (const auto& p : saved_pages_) {
+    if (!p) continue;
+    std::unique_ptr<PageBackend> file =
+        file_pages(PageFiles::temporary(options_.paging.folder, p->pages(), p->slot_bytes()), p->slots());
+    if (options_.pages_through) file = options_.pages_through(std::move(file), *p);
+    p->connect(std::move(file), {&train_});
+  }
 }
 
 void Engine::zero_grads() { std::memset(grads_.data(), 0, count() * sizeof(float)); }
@@ -78,16 +79,18 @@ TokenBatch Engine::view(const Batch& b) { return token_batch(b, targets_); }
 LossSum Engine::train(const Batch& batch, const DropoutKey& dropout, float grad_scale) {
   Phase phase(*exec_, train_);
   const auto traffic = [&] {
-    return std::pair(pages_ ? pages_->traffic() : PageTraffic{},
-                     input_pages_ ? input_pages_->traffic() : PageTraffic{});
+    PageTraffic saved;
+    for (const auto& p : saved_pages_)
+      if (p) saved += p->traffic();
+    return std::pair(pages_ ? pages_->traffic() : PageTraffic{}, saved);
   };
-  const auto [weights, inputs] = traffic();
+  const auto [weights, saved] = traffic();
   const auto began = std::chrono::steady_clock::now();
   const LossSum sum = decoder_.train(*exec_, view(batch), {&layout_, params_.as<float>(), grads_.as<float>()},
                                      plan_.policy, dropout, grad_scale);
-  const auto [weights_now, inputs_now] = traffic();
+  const auto [weights_now, saved_now] = traffic();
   paging_cost_.weights += weights_now - weights;
-  paging_cost_.inputs += inputs_now - inputs;
+  paging_cost_.saved += saved_now - saved;
   paging_cost_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   return sum;
 }

@@ -65,19 +65,19 @@ struct EnginePlan {
   size_t host_arena_bytes = 0;             // pinned memory beside a CUDA device
   std::vector<SavePolicy> policy;          // a block each
   bool weights_paged = false;              // frozen weights stay in the model's files
-  int inputs_paged = 0;                    // of so many blocks: they leave memory between the passes
+  int inputs_paged = 0;                    // blocks whose inputs leave memory between the passes
   bool fits = false;
   double flops_per_microbatch = 0;
   double seconds = 0;        // of a microbatch, by OpRates
   double extra_seconds = 0;  // of those, for what is computed again
   size_t saved_bytes = 0;    // of the arena, against storing everything
-  // "stored", "recomputed", or for each choice in how many layers it is; and what is paged.
+  // "stored", "recomputed", or in how many layers what is; and what is paged.
   std::string choices() const;
 };
 
 // What pages have cost the training passes so far.
 struct PagingCost {
-  PageTraffic weights, inputs;
+  PageTraffic weights, saved;
   double seconds = 0;  // of the passes, stalls included
 };
 
@@ -101,7 +101,7 @@ class Engine {
   std::span<float> grads() { return {grads_.as<float>(), count()}; }
   const Moments& moments() const { return moments_; }
   const PagedWeights* paged_weights() const { return pages_.get(); }  // null: they are resident
-  const Pager* paged_inputs() const { return input_pages_.get(); }    // null: they are in memory
+  const SavedPages::Pagers& saved_pages() const { return saved_pages_; }
   const PagingCost& paging_cost() const { return paging_cost_; }
   // As Moments hands them out and has them filled.
   void save_moments(const std::function<void(MomentPart, std::span<const std::byte>)>& write);
@@ -147,9 +147,19 @@ class Engine {
   bool attempt(const std::vector<SavePolicy>& policy);
   bool attempt_uniform(Keep keep);
   std::vector<SavePolicy> uniform(Keep keep) const;
-  size_t input_bytes() const;
-  std::vector<Choice> choices();
-  std::vector<Decision> costs_of(const std::vector<Choice>& choices);
+  // What rehearsals of blocks that are all alike say of each.
+  struct Costs {
+    std::vector<double> seconds;                      // of a block, everything stored
+    std::vector<size_t> bytes;                        // that it then leaves for its backward pass
+    std::array<std::vector<double>, kChoices> again;  // seconds more, where a field is computed again
+    std::array<std::vector<size_t>, kChoices> freed;
+  };
+  Costs costs();
+  std::vector<size_t> that_hide(const Costs& costs) const;
+  std::vector<Choice> choices(std::span<const size_t> paged) const;
+  std::vector<Decision> decisions(const Costs& costs, const std::vector<Choice>& choices) const;
+  bool choose_among(const std::vector<SavePolicy>& whole, const Costs& costs,
+                    const std::vector<Choice>& choices);
   void choose_least();
   void choose_saved();
   void choose_policy();
@@ -170,7 +180,8 @@ class Engine {
   Decoder decoder_;
   std::optional<Decoder> eval_decoder_;
   std::unique_ptr<PagedWeights> pages_;
-  std::unique_ptr<Pager> input_pages_;
+  SavedPages::Pagers saved_pages_;
+  std::array<size_t, kSavedGroups.size()> page_bytes_{};  // a block's, of each group
   PagingCost paging_cost_;
   EnginePlan plan_;
   size_t mapped_around_ = 0;  // of the model's files, beside what is used in place

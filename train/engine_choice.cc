@@ -43,10 +43,6 @@ double total(const std::vector<double>& v) {
 
 }  // namespace
 
-size_t Engine::input_bytes() const {
-  return static_cast<size_t>(options_.train.tokens * model_->desc().dim) * size_of(options_.numerics.stream);
-}
-
 std::vector<SavePolicy> Engine::uniform(Keep keep) const {
   SavePolicy p = SavePolicy::all(keep);
   if (options_.always_page_inputs) p.input = Keep::page;
@@ -76,26 +72,8 @@ bool Engine::attempt_uniform(Keep keep) {
   return false;
 }
 
-// What may be given up, of a plan that has given up nothing of it: fields computed again, block by block in
-// the order of for_each_choice, then inputs that leave, as many as there is room for where they go.
-std::vector<Engine::Choice> Engine::choices() {
-  const auto blocks = static_cast<size_t>(model_->block_count());
-  std::vector<Choice> out;
-  for (size_t b = 0; b < blocks && options_.checkpointing == Checkpointing::automatic; ++b)
-    for (Keep SavePolicy::*const field : kFields) out.push_back({b, field, Keep::recompute});
-  size_t pages = options_.always_page_inputs ? 0 : blocks;
-  if (const auto budget = plan_.host_budget_bytes; budget && on_cuda()) {
-    constexpr size_t kAlign = PageBackend::kPageAlign;
-    const size_t taken = std::min(*budget, fixed_bytes().host + train_.peak_live_bytes(Place::host)),
-                 each = (input_bytes() + kAlign - 1) / kAlign * kAlign;
-    pages = std::min(pages, (*budget - taken) / std::max<size_t>(each, 1));
-  }
-  for (size_t b = 0; b < pages; ++b) out.push_back({b, &SavePolicy::input, Keep::page});
-  return out;
-}
-
-// What each choice costs, and what it frees. From rehearsals in which every block has the same policy.
-std::vector<Decision> Engine::costs_of(const std::vector<Choice>& choices) {
+// From rehearsals in which every block has the same policy.
+Engine::Costs Engine::costs() {
   const int blocks = model_->block_count();
   const auto rehearsed = [&](const SavePolicy& p) {
     set_policy(std::vector<SavePolicy>(static_cast<size_t>(blocks), p));
@@ -103,42 +81,85 @@ std::vector<Decision> Engine::costs_of(const std::vector<Choice>& choices) {
     return std::pair(seconds_by_block(train_, options_.rates, blocks), saved_by_block(train_, blocks));
   };
   const SavePolicy all = SavePolicy::all(Keep::store);
-  const auto [stored_seconds, stored_bytes] = rehearsed(all);
-  std::vector<Decision> out;
-  std::vector<std::pair<std::vector<double>, std::vector<size_t>>> again;
-  for (size_t f = 0; f < kChoices && options_.checkpointing == Checkpointing::automatic; ++f) {
+  Costs out;
+  std::tie(out.seconds, out.bytes) = rehearsed(all);
+  for (size_t f = 0; f < kChoices; ++f) {
     SavePolicy one = all;
     one.*kFields[f] = Keep::recompute;
-    again.push_back(rehearsed(one));
-  }
-  const auto bytes = static_cast<double>(input_bytes());
-  for (const Choice& c : choices) {
-    if (c.to == Keep::page) {
-      // Out beside one block's computation, back beside another's.
-      const double transfer = options_.rates.transfer;
-      out.push_back({transfer > 0 ? std::max(0., 2 * bytes / transfer - stored_seconds[c.block])
-                                  : bytes * kDearSecondsAByte,
-                     input_bytes()});
-      continue;
+    std::tie(out.again[f], out.freed[f]) = rehearsed(one);
+    for (size_t b = 0; b < static_cast<size_t>(blocks); ++b) {
+      out.again[f][b] -= out.seconds[b];
+      out.freed[f][b] = out.bytes[b] - out.freed[f][b];
     }
-    const auto& [seconds, left] = again[static_cast<size_t>(
-        std::find(std::begin(kFields), std::end(kFields), c.field) - std::begin(kFields))];
-    out.push_back({seconds[c.block] - stored_seconds[c.block], stored_bytes[c.block] - left[c.block]});
   }
   return out;
 }
 
-// As little given up as does, the cheapest first.
-void Engine::choose_least() {
-  const std::vector<SavePolicy> whole =
-      uniform(options_.checkpointing == Checkpointing::all ? Keep::recompute : Keep::store);
-  if (options_.smallest) {
-    moments_.keep_in_memory(!moments_.may_leave());
-    rehearse_all_but_training();
+// The fields that may rather leave memory than be computed again, the dearest to compute for its bytes first:
+// as many as leave, beside the input, in the time of a block's forward pass (a third of both).
+std::vector<size_t> Engine::that_hide(const Costs& costs) const {
+  std::vector<size_t> order = {0, 1, 2, 3};
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    return costs.again[a][0] * static_cast<double>(page_bytes_[1 + b]) >
+           costs.again[b][0] * static_cast<double>(page_bytes_[1 + a]);
+  });
+  const double room =
+      *std::min_element(costs.seconds.begin(), costs.seconds.end() - 1) / 3 * options_.rates.transfer;
+  auto bytes = static_cast<double>(page_bytes_[0]);
+  size_t n = 0;
+  while (n < order.size() && (bytes += static_cast<double>(page_bytes_[1 + order[n]])) <= room) ++n;
+  order.resize(n);
+  return order;
+}
+
+// What may be given up, of a plan that has given up nothing of it: inputs that leave, as many as there is
+// room for where they go, then fields that are computed again, block by block, or leave too, those of
+// `paged`.
+std::vector<Engine::Choice> Engine::choices(std::span<const size_t> paged) const {
+  const auto blocks = static_cast<size_t>(model_->block_count());
+  size_t room = SIZE_MAX;
+  if (const auto budget = plan_.host_budget_bytes)
+    room = *budget - std::min(*budget, fixed_bytes().host + train_.peak_live_bytes(Place::host));
+  const auto leaves = [&](size_t group) {
+    constexpr size_t kAlign = PageBackend::kPageAlign;
+    const size_t bytes = (page_bytes_[group] + kAlign - 1) / kAlign * kAlign;
+    if (bytes > room) return false;
+    room -= bytes;
+    return true;
+  };
+  std::vector<Choice> out;
+  for (size_t b = 0; b < blocks && !options_.always_page_inputs && leaves(0); ++b)
+    out.push_back({b, &SavePolicy::input, Keep::page});
+  for (size_t b = 0; b < blocks && options_.checkpointing == Checkpointing::automatic; ++b)
+    for (size_t f = 0; f < kChoices; ++f) {
+      const bool page = std::find(paged.begin(), paged.end(), f) != paged.end() && leaves(1 + f);
+      out.push_back({b, kFields[f], page ? Keep::page : Keep::recompute});
+    }
+  return out;
+}
+
+// What each choice costs, and what it frees.
+std::vector<Decision> Engine::decisions(const Costs& costs, const std::vector<Choice>& choices) const {
+  std::vector<Decision> out;
+  for (const Choice& c : choices) {
+    if (c.field == &SavePolicy::input) {
+      // Out beside one block's computation, back beside another's.
+      const auto bytes = static_cast<double>(page_bytes_[0]);
+      const double transfer = options_.rates.transfer;
+      out.push_back({transfer > 0 ? std::max(0., 2 * bytes / transfer - costs.seconds[c.block])
+                                  : bytes * kDearSecondsAByte,
+                     page_bytes_[0]});
+      continue;
+    }
+    const auto f =
+        static_cast<size_t>(std::find(std::begin(kFields), std::end(kFields), c.field) - std::begin(kFields));
+    out.push_back({c.to == Keep::page ? 0 : costs.again[f][c.block], costs.freed[f][c.block]});
   }
-  plan_.fits = attempt(whole);
-  if (plan_.fits) return;
-  const std::vector<Choice> may = choices();
+  return out;
+}
+
+bool Engine::choose_among(const std::vector<SavePolicy>& whole, const Costs& costs,
+                          const std::vector<Choice>& may) {
   const auto policy_of = [&](const std::vector<bool>& taken) {
     std::vector<SavePolicy> p = whole;
     for (size_t i = 0; i < may.size(); ++i)
@@ -148,8 +169,32 @@ void Engine::choose_least() {
   const std::vector<bool> all(may.size(), true);
   std::vector<bool> taken;
   if (!options_.smallest)
-    taken = choose(costs_of(may), [&](const std::vector<bool>& t) { return attempt(policy_of(t)); });
-  plan_.fits = attempt(policy_of(taken.empty() ? all : taken));
+    taken = choose(decisions(costs, may), [&](const std::vector<bool>& t) { return attempt(policy_of(t)); });
+  return attempt(policy_of(taken.empty() ? all : taken));
+}
+
+// As little given up as does, the cheapest first; as many fields paged as hide, fewer where their slots have
+// no room.
+void Engine::choose_least() {
+  const std::vector<SavePolicy> whole =
+      uniform(options_.checkpointing == Checkpointing::all ? Keep::recompute : Keep::store);
+  if (options_.smallest) {
+    moments_.keep_in_memory(!moments_.may_leave());
+    rehearse_all_but_training();
+  }
+  plan_.fits = attempt(whole);
+  if (plan_.fits) return;
+  Costs known;
+  std::vector<size_t> paged;
+  if (!options_.smallest) {
+    known = costs();
+    if (options_.checkpointing == Checkpointing::automatic) paged = that_hide(known);
+    set_policy(whole);
+  }
+  for (;; paged.pop_back()) {
+    plan_.fits = choose_among(whole, known, choices(paged));
+    if (plan_.fits || paged.empty()) return;
+  }
 }
 
 // Weights resident or not.

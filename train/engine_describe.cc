@@ -19,31 +19,34 @@ bool stored(const SavePolicy& policy, const std::string& field) {
 }  // namespace
 
 std::string EnginePlan::choices() const {
-  std::array<int, kChoices> recomputed{};
-  std::array<const char*, kChoices> names{};
-  int all = 0;
-  for (const SavePolicy& p : policy) {
-    size_t c = 0;
-    SavePolicy::for_each_choice(p, [&](const char* name, Keep k) {
-      names[c] = name;
-      recomputed[c] += k == Keep::recompute;
-      all += k == Keep::recompute;
-      ++c;
-    });
-  }
-  std::string text = "stored";
-  if (all == kChoices * static_cast<int>(policy.size())) {
-    text = "recomputed";
-  } else if (all > 0) {
-    text = "recomputed: ";
-    bool first = true;
+  // In how many layers a choice comes to `k`: "qkv in 3, mlp in 32".
+  int in_all = 0;
+  const auto counted = [&](Keep k) {
+    std::array<int, kChoices> layers{};
+    std::array<const char*, kChoices> names{};
+    in_all = 0;
+    for (const SavePolicy& p : policy) {
+      size_t c = 0;
+      SavePolicy::for_each_choice(p, [&](const char* name, Keep is) {
+        names[c] = name;
+        layers[c++] += is == k;
+        in_all += is == k;
+      });
+    }
+    std::string text;
     for (size_t c = 0; c < kChoices; ++c)
-      if (recomputed[c] > 0)
-        text += cat(std::exchange(first, false) ? "" : ", ", names[c], " in ", recomputed[c]);
-    text += cat(" of ", policy.size(), " layers");
-  }
-  if (inputs_paged > 0) text += cat("; inputs of ", inputs_paged, " layers paged");
-  return text;
+      if (layers[c] > 0) text += cat(text.empty() ? "" : ", ", names[c], " in ", layers[c]);
+    return text;
+  };
+  const std::string again = counted(Keep::recompute);
+  std::string text = "stored";
+  if (in_all == kChoices * static_cast<int>(policy.size()))
+    text = "recomputed";
+  else if (in_all > 0)
+    text = cat("recomputed: ", again, " of ", policy.size(), " layers");
+  std::string paged = counted(Keep::page);
+  if (inputs_paged > 0) paged = cat("inputs in ", inputs_paged, paged.empty() ? "" : ", ") + paged;
+  return paged.empty() ? text : cat(text, "; paged: ", paged, " of ", policy.size(), " layers");
 }
 
 void Engine::describe_base() {
@@ -94,12 +97,14 @@ void Engine::describe_arena() {
 
 // Pages of a CUDA device; on a CPU they are in files.
 void Engine::describe_pages() {
-  for (const Pager* p : std::initializer_list<const Pager*>{input_pages_.get(), moments_.pager()})
-    if (p != nullptr && on_cuda())
-      plan_.regions.push_back(
-          {"pinned/" + p->name(), Place::host, p->home_bytes(),
-           cat(p == input_pages_.get() ? "blocks' inputs between the passes" : "moments between the steps",
-               ", ", p->slots(), " slots on the device")});
+  if (!on_cuda()) return;
+  const auto add = [&](const Pager& p, const char* what) {
+    plan_.regions.push_back({"pinned/" + p.name(), Place::host, p.home_bytes(),
+                             cat(what, ", ", p.slots(), " slots on the device")});
+  };
+  if (!moments_.in_memory()) add(*moments_.pager(), "moments between the steps");
+  for (const auto& p : saved_pages_)
+    if (p) add(*p, "fields of blocks between the passes");
 }
 
 void Engine::describe() {

@@ -4,7 +4,6 @@
 #include "kernels/grad_norm/grad_norm.h"
 #include "memory/file.h"
 #include "memory/process.h"
-#include "model/block_inputs.h"
 #include "train/engine.h"
 #include "train/largest_batch.h"
 #include "train/later_bytes.h"
@@ -148,8 +147,9 @@ size_t Engine::staging_bytes() const {
 // What has left the device and lies in host memory.
 size_t Engine::paged_bytes() const {
   size_t bytes = 0;
-  for (const Pager* p : std::initializer_list<const Pager*>{input_pages_.get(), moments_.pager()})
-    if (p != nullptr) bytes += p->home_bytes();
+  if (!moments_.in_memory()) bytes += moments_.pager()->home_bytes();
+  for (const auto& p : saved_pages_)
+    if (p) bytes += p->home_bytes();
   return bytes;
 }
 
@@ -163,8 +163,8 @@ void Engine::set_policy(const std::vector<SavePolicy>& policy) {
   plan_.policy = policy;
   plan_.inputs_paged = static_cast<int>(
       std::count_if(policy.begin(), policy.end(), [](const SavePolicy& p) { return p.input == Keep::page; }));
-  input_pages_ = BlockInputs::pager(plan_.policy, input_bytes());
-  decoder_.set_pages(pages_.get(), input_pages_.get());
+  saved_pages_ = SavedPages::pagers(plan_.policy, page_bytes_);
+  decoder_.set_pages(pages_.get(), &saved_pages_);
 }
 
 }  // namespace qlora

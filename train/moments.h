@@ -56,7 +56,7 @@ class Moments {
     size_t page_bytes = size_t{2} << 20;  // at most; slots of so many pass through the arena
     int slots = 4;
     bool always = false;  // even where memory has room
-    std::string folder;  // where the pages' file goes, which has no name
+    std::string folder;   // where the pages' file goes, which has no name
     // Another place than that file, its pages zero at first.
     std::function<std::unique_ptr<PageBackend>(uint32_t pages, size_t page_bytes, int slots)> open;
     // Beside a CUDA device: every optimizer's moments may leave it, to pinned memory.

@@ -154,6 +154,30 @@ TEST(EnginePlanTest, ModelsOf8BillionOnCudaCards) {
   }
 }
 
+// Where transfers hide, fields leave rather than are computed again; a slow way takes inputs alone.
+TEST(EnginePlanTest, WhatHidesLeavesBeforeItIsComputedAgain) {
+  const Shapes shapes(kTiny);
+  EngineOptions o = shapes.options(1, 8192);
+  o.device = {DeviceKind::cuda, 0};
+  o.rates = {.product = 6e13, .attention = 4e13, .bandwidth = 4e11, .transfer = 1e13};
+  o.memory_budget = size_t{1} << 40;
+  const EnginePlan stored = shapes.plan(o);
+  EXPECT_EQ(stored.choices(), "stored");
+  o.memory_budget = stored.device_bytes / 2;
+  const EnginePlan fast = shapes.plan(o);
+  EXPECT_TRUE(fast.fits);
+  EXPECT_EQ(fast.extra_seconds, 0) << fast.choices();
+  EXPECT_NE(fast.choices().find("paged"), std::string::npos);
+  o.rates.transfer = 1e9;
+  const EnginePlan slow = shapes.plan(o);
+  EXPECT_TRUE(slow.fits);
+  EXPECT_GT(slow.extra_seconds, 0);
+  for (const SavePolicy& p : slow.policy)
+    SavePolicy::for_each_choice(p, [](const char* name, Keep k) { EXPECT_NE(k, Keep::page) << name; });
+  o.smallest = true;
+  EXPECT_LE(shapes.plan(o).device_bytes, slow.device_bytes);
+}
+
 // What leaves the card needs room: fewer inputs leave where the host has none for all.
 TEST(EnginePlanTest, TheHostsMemoryIsALimitToo) {
   const Shapes shapes(kTiny);
