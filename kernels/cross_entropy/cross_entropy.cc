@@ -1,22 +1,7 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 
 #include "kernels/common/rows.h"
-
-namespace qlora {
-namespace {
-
-struct CrossEntropyArgs {
-  ConstMat logits;
-  const int32_t* labels;
-  float softcap;
-  Mat gradient;  // empty: not wanted
-  float grad_scale;
-  float* loss;
-  uint8_t* hit;
-};
-
-}  // namespace
-}  // namespace qlora
+#include "kernels/cross_entropy/cross_entropy_args.h"
 
 #define QLORA_BODY "kernels/cross_entropy/cross_entropy_cpu.inl"
 #include "kernels/common/for_each_isa.h"
@@ -35,10 +20,10 @@ void cross_entropy(Exec& e, const ConstMat& logits, std::span<const int32_t> lab
   if (!e.op("cross_entropy", (gradient ? 32 : 16) * n, logits.bytes() + 4. * rows,
             (gradient ? gradient.bytes() : 0.) + 5. * rows))
     return;
-  require_cpu(e, "cross_entropy");
   for (int32_t label : labels)
     check(label >= 0 && label < logits.cols, "cross_entropy: label ", label, " of ", logits.cols);
   const CrossEntropyArgs a{logits, labels.data(), softcap, gradient, grad_scale, loss.data(), hit.data()};
+  if (e.on_cuda()) return cross_entropy_cuda(e, a);
   const auto body = QLORA_PICK(cross_entropy_rows);
   parallel_ranges(e, logits.rows, rows_per_task(logits.cols),
                   [&](int64_t i, int64_t end) { body(a, i, end); });

@@ -6,9 +6,8 @@
 #include <optional>
 
 #include "kernels/cross_entropy/cross_entropy_ref.h"
+#include "tests/support/body.h"
 #include "tests/support/dual.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
 
 namespace qlora {
 namespace {
@@ -46,12 +45,12 @@ Result run(Tensor& logits, const std::vector<int32_t>& labels, float softcap, st
 }
 
 TEST(CrossEntropy, AgreesWithTheDefinition) {
-  for (Isa isa : testing::isas())
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     for (Shape s : kShapes)
       for (float softcap : {0.f, 5.f})
         for (std::optional<DType> gradient : {std::optional<DType>(), {DType::f32}, {DType::bf16}}) {
-          SCOPED_TRACE(cat(name_of(isa), " ", s.rows, " x ", s.vocab, " cap ", softcap));
-          const testing::WithIsa with(isa);
+          SCOPED_TRACE(cat(body.name(), " ", s.rows, " x ", s.vocab, " cap ", softcap));
           Tensor logits = Tensor::normal(DType::f32, s.rows, s.vocab, 1, 4);
           const std::vector<int32_t> labels = labels_of(s);
           logits.set(0, labels[0], 21);  // a hit
@@ -89,13 +88,15 @@ TEST(CrossEntropy, AgreesWithTheDefinition) {
                   << i << ", " << j << ": " << value(i, j) << " not " << expected[j];
             }
           }
-          EXPECT_TRUE(logits.gaps_intact());
+          testing::expect_clean(logits);
+          testing::expect_repeats(got.loss);
         }
+  }
 }
 
 TEST(CrossEntropy, FirstLargestWins) {
-  for (Isa isa : testing::isas()) {
-    const testing::WithIsa with(isa);
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     Tensor logits(DType::f32, 4, 40);
     for (int64_t i = 0; i < 4; ++i)
       for (int64_t j = 0; j < 40; ++j) logits.set(i, j, j == 5 || j == 37 ? 2 : 1);
@@ -105,8 +106,8 @@ TEST(CrossEntropy, FirstLargestWins) {
 }
 
 TEST(CrossEntropy, LargeLogitsStayFinite) {
-  for (Isa isa : testing::isas()) {
-    const testing::WithIsa with(isa);
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     Tensor logits(DType::f32, 1, 33);
     for (int64_t j = 0; j < 33; ++j) logits.set(0, j, j == 8 ? 1e30 : -1e30);
     const Result r = run(logits, {8}, 0, DType::f32, 1);
@@ -116,13 +117,14 @@ TEST(CrossEntropy, LargeLogitsStayFinite) {
 }
 
 TEST(CrossEntropy, NaNShows) {
-  for (Isa isa : testing::isas())
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
     for (int64_t at : {0, 17, 32}) {
-      const testing::WithIsa with(isa);
       Tensor logits = Tensor::normal(DType::f32, 1, 33, 1);
       logits.set(0, at, std::numeric_limits<double>::quiet_NaN());
       EXPECT_TRUE(std::isnan(run(logits, {3}, 0, DType::f32, 1).loss[0])) << at;
     }
+  }
 }
 
 TEST(CrossEntropy, SameBitsWhateverTheThreads) {

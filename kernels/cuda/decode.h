@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/device.h"
+#include "memory/view.h"
 #include "quant/codebook.h"
 #include "quant/weight_view.h"
 
@@ -13,6 +14,7 @@ struct Weight {
   WeightView w;
   float codes[16];  // nf4 and fp4
 
+  Weight() = default;
   explicit Weight(const WeightView& view) : w(view), codes() {
     if (w.format == Format::nf4 || w.format == Format::fp4) std::copy_n(codebook(w.format), 16, codes);
   }
@@ -71,6 +73,20 @@ QLORA_DEVICE float decode(const Weight& weight, int64_t row, int64_t col) {
   const Format f = weight.w.format;
   const bool gguf = f == Format::q4_0 || f == Format::q4_1 || f == Format::q8_0;
   return gguf ? to_float(from_float<bf16>(x)) : x;
+}
+
+// Of an activation.
+QLORA_DEVICE float element(const ConstMat& x, int64_t i, int64_t j) {
+  const int64_t at = i * x.stride + j;
+  return x.dtype == DType::bf16 ? to_float(static_cast<const bf16*>(x.data)[at])
+                                : static_cast<const float*>(x.data)[at];
+}
+QLORA_DEVICE void set_element(const Mat& y, int64_t i, int64_t j, float f) {
+  const int64_t at = i * y.stride + j;
+  if (y.dtype == DType::bf16)
+    static_cast<bf16*>(y.data)[at] = from_float<bf16>(f);
+  else
+    static_cast<float*>(y.data)[at] = f;
 }
 
 }  // namespace qlora::cuda

@@ -91,8 +91,8 @@ class SharedMemory {
 };
 
 template <class T>
-void copy_async16(Shared<T> s, int i, const void* from, bool valid) {
-  emulator::copy_async(s.at(i, 16 / sizeof(T)), from, valid);
+void copy_async16(Shared<T> s, int i, const void* from, int bytes) {
+  emulator::copy_async(s.at(i, 16 / sizeof(T)), from, bytes);
 }
 inline void commit_copies() { emulator::commit_copies(); }
 template <int kLatest>
@@ -141,6 +141,8 @@ inline uint32_t pack_bf16(float low, float high) {
 inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
 inline float sqrt(float x) { return std::sqrt(x); }
 inline float exp(float x) { return std::exp(x); }
+inline double exp(double x) { return std::exp(x); }
+inline double log(double x) { return std::log(x); }
 inline float log(float x) { return std::log(x); }
 inline float tanh(float x) { return std::tanh(x); }
 inline float max(float a, float b) { return std::fmax(a, b); }

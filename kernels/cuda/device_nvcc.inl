@@ -52,9 +52,8 @@ class SharedMemory {
 };
 
 template <class T>
-QLORA_DEVICE void copy_async16(Shared<T> s, int i, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(s.address(i)), "l"(from),
-               "r"(valid ? 16 : 0)
+QLORA_DEVICE void copy_async16(Shared<T> s, int i, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(s.address(i)), "l"(from), "r"(bytes)
                : "memory");
 }
 QLORA_DEVICE void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -105,6 +104,8 @@ QLORA_DEVICE uint32_t pack_bf16(float low, float high) {
 QLORA_DEVICE float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 QLORA_DEVICE float sqrt(float x) { return __fsqrt_rn(x); }
 QLORA_DEVICE float exp(float x) { return ::expf(x); }
+QLORA_DEVICE double exp(double x) { return ::exp(x); }
+QLORA_DEVICE double log(double x) { return ::log(x); }
 QLORA_DEVICE float log(float x) { return ::logf(x); }
 QLORA_DEVICE float tanh(float x) { return ::tanhf(x); }
 QLORA_DEVICE float max(float a, float b) { return ::fmaxf(a, b); }

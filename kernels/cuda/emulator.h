@@ -53,7 +53,7 @@ std::byte* take(size_t& used, size_t bytes);
 void outside(int64_t i, int64_t count);
 void touch(const void* p, size_t bytes, Access access);
 
-void copy_async(void* to, const void* from, bool valid);
+void copy_async(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_copies(int latest);
 

@@ -26,7 +26,7 @@ enum class State : uint8_t { ready, at_barrier, in_warp, done };
 struct Copy {
   void* to;
   const void* from;
-  bool valid;
+  int bytes;
   int group;
 };
 
@@ -231,7 +231,7 @@ WarpSlot* Machine::arrive_in_warp(const char* name, const WarpSlot& mine, void (
   if (w.arrived == 0) {
     w.name = name;
     w.where = where;
-  } else if (w.where.line() != where.line() || std::strcmp(w.name, name) != 0) {
+  } else if (w.where.line() != where.line() || w.name != name) {
     fault(cat(name, " at ", line(where), " where the warp's others are in ", w.name, " at ", line(w.where)));
   }
   slots[place.thread % kWarp] = mine;
@@ -289,19 +289,21 @@ void touch_by(int thread, const void* p, size_t bytes, Access access) {
 }
 void touch(const void* p, size_t bytes, Access access) { touch_by(machine->place.thread, p, bytes, access); }
 
-void copy_async(void* to, const void* from, bool valid) {
-  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || (valid && reinterpret_cast<uintptr_t>(from) % 16 != 0))
+void copy_async(void* to, const void* from, int bytes) {
+  if (reinterpret_cast<uintptr_t>(to) % 16 != 0 ||
+      (bytes != 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0))
     machine->fault("an asynchronous copy off its alignment of 16 bytes");
   touch(to, 16, Access::copy);
   machine->shared().poison(to, 16);
-  machine->now().copies.push_back({to, from, valid, machine->now().committed});
+  machine->now().copies.push_back({to, from, bytes, machine->now().committed});
 }
 void commit_copies() { ++machine->now().committed; }
 void wait_copies(int latest) {
   Thread& t = machine->now();
   for (; t.arrived < t.copies.size() && t.copies[t.arrived].group < t.committed - latest; ++t.arrived) {
     const Copy& c = t.copies[t.arrived];
-    c.valid ? std::memcpy(c.to, c.from, 16) : std::memset(c.to, 0, 16);
+    std::memset(c.to, 0, 16);
+    if (c.bytes > 0) std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
     machine->shared().arrived(c.to, 16, machine->place.thread);
   }
 }

@@ -153,10 +153,10 @@ TEST(Emulator, AsynchronousCopies) {
   expect_fine([=](SharedMemory shared) {
     const Shared<float> s = shared.take<float>(12);
     if (thread() == 0) {
-      copy_async16(s, 0, kNumbers, true);
+      copy_async16(s, 0, kNumbers, 16);
       commit_copies();
-      copy_async16(s, 4, kNumbers + 4, true);
-      copy_async16(s, 8, nullptr, false);
+      copy_async16(s, 4, kNumbers + 4, 12);
+      copy_async16(s, 8, nullptr, 0);
       commit_copies();
       wait_copies<1>();
       s[0] += 10;
@@ -165,7 +165,7 @@ TEST(Emulator, AsynchronousCopies) {
     barrier();
     p[thread()] = s[thread() % 12];
   });
-  const std::vector<float> expected = {11, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0, 0};
+  const std::vector<float> expected = {11, 2, 3, 4, 5, 6, 7, 0, 0, 0, 0, 0};
   for (int t = 0; t < 64; ++t) EXPECT_EQ(out[t], expected[t % 12]);
 }
 
@@ -222,7 +222,7 @@ TEST(Emulator, SeesAMissingWait) {
       [](SharedMemory shared) {
         const Shared<float> s = shared.take<float>(4);
         if (thread() != 0) return;
-        copy_async16(s, 0, kNumbers, true);
+        copy_async16(s, 0, kNumbers, 16);
         commit_copies();
         if (s[0] == 3) s[1] = 2;
       },
@@ -230,7 +230,7 @@ TEST(Emulator, SeesAMissingWait) {
   expect_fault(
       [](SharedMemory shared) {
         const Shared<float> s = shared.take<float>(4);
-        if (thread() == 0) copy_async16(s, 0, kNumbers, true);
+        if (thread() == 0) copy_async16(s, 0, kNumbers, 16);
       },
       "never waited for");
 }
@@ -252,7 +252,7 @@ TEST(Emulator, SeesWhatIsOutside) {
 }
 
 TEST(Emulator, SeesWhatIsOffItsAlignment) {
-  expect_fault([](SharedMemory shared) { copy_async16(shared.take<float>(8), 1, kNumbers, true); },
+  expect_fault([](SharedMemory shared) { copy_async16(shared.take<float>(8), 1, kNumbers, 16); },
                "off its alignment");
   expect_fault(
       [](SharedMemory shared) {

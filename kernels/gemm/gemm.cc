@@ -2,6 +2,7 @@
 
 #include "kernels/common/rows.h"
 #include "kernels/gemm/gemm_blocks.h"
+#include "kernels/gemm/gemm_cuda.h"
 #include "quant/codebook.h"
 
 #define QLORA_BODY "kernels/gemm/gemm_cpu.inl"
@@ -110,20 +111,6 @@ class GemmRun {
   Buffer memory_;
 };
 
-// Bytes that decoding a product's weights takes on a CUDA device, in x's type. Where y is fp32 the terms are
-// added up in it one by one, and one after the other has the place; else they lie side by side, as one sum
-// over a longer K. What is stored in that type and is the only term is multiplied where it lies.
-size_t decoded_bytes(std::span<const GemmTerm> terms, DType sum) {
-  const DType type = terms[0].x.dtype;
-  const WeightView& first = terms[0].w;
-  const Format same = type == DType::bf16 ? Format::bf16 : Format::f32;
-  if (terms.size() == 1 && first.format == same && first.scale == 1) return 0;
-  int64_t elements = 0;
-  for (const GemmTerm& t : terms)
-    elements = sum == DType::f32 ? std::max(elements, t.w.elements()) : elements + t.w.elements();
-  return static_cast<size_t>(elements) * size_of(type);
-}
-
 // What a product takes on a CUDA device besides its operands: asked for whatever kernel is picked.
 struct DeviceSpace {
   Buffer decoded, library;
@@ -145,15 +132,13 @@ void gemm(Exec& e, const char* name, const GemmCall& call) {
   if (call.epilogue.residual) read += call.epilogue.residual.bytes();
   const double flops = 2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k;
   if (e.on_cuda()) {
-    const DeviceSpace space(e, decoded_bytes(call.terms, y.dtype));
-    if (!e.op(name, flops, read, y.bytes())) return;
-    require_cpu(e, name);
+    const DeviceSpace space(e, sizeof(bf16) * static_cast<size_t>(gemm_workspace_cuda(call)));
+    if (e.op(name, flops, read, y.bytes())) gemm_cuda(e, call, space.decoded.as<bf16>());
+    return;
   }
   const GemmBody<GemmCall> body = body_of(call);
   const GemmRun run(e, body, y.rows, y.cols);
-  if (!e.op(name, flops, read, y.bytes())) return;
-  require_cpu(e, name);
-  run(e, body, call);
+  if (e.op(name, flops, read, y.bytes())) run(e, body, call);
 }
 
 }  // namespace
@@ -178,18 +163,18 @@ void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, fl
         out.cols, "]");
   const double flops =
       2.0 * static_cast<double>(a.rows) * static_cast<double>(a.cols) * static_cast<double>(b.cols);
+  const double read = a.bytes() + b.bytes() + out.bytes();
+  GemmTnCall call{a, b, scale, out};
   if (e.on_cuda()) {
     const DeviceSpace space(e, 0);
-    if (!e.op(name, flops, a.bytes() + b.bytes() + out.bytes(), out.bytes())) return;
-    require_cpu(e, name);
+    if (e.op(name, flops, read, out.bytes())) gemm_tn_cuda(e, call);
+    return;
   }
-  GemmTnCall call{a, b, scale, out};
   const GemmBody<GemmTnCall> body = body_of(call);
   // Tiles want one operand transposed: the narrower.
   if (body.on_amx && a.cols > b.cols) call = {b, a, scale, out, true};
   const GemmRun run(e, body, call.a.cols, call.b.cols);
-  if (!e.op(name, flops, a.bytes() + b.bytes() + out.bytes(), out.bytes())) return;
-  require_cpu(e, name);
+  if (!e.op(name, flops, read, out.bytes())) return;
   if (a.rows == 0) return;
   run(e, body, call);
 }

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <new>
 #include <random>
+#include <string_view>
 #include <vector>
 
 #include "kernels/gemm/gemm.h"
@@ -45,6 +46,7 @@ class TestMatrix {
         if (bytes_[static_cast<size_t>(r) * row + i] != kGap) return false;
     return bytes_.back() == kGap;
   }
+  std::string_view bytes() const { return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()}; }
   friend bool same_bits(const TestMatrix& a, const TestMatrix& b) { return a.bytes_ == b.bytes_; }
   friend bool same_row(const TestMatrix& a, const TestMatrix& b, int64_t r) {
     const size_t row = static_cast<size_t>(a.stride_) * size_of(a.dtype_);

@@ -20,7 +20,7 @@ struct Body {
   Isa isa = Isa::scalar;
   int variant = 0;
   std::string name() const {
-    return device.kind == DeviceKind::cuda ? cat("cuda, variant ", variant) : std::string(name_of(isa));
+    return device.kind == DeviceKind::cuda ? cat("cuda ", variant) : std::string(name_of(isa));
   }
 };
 
