@@ -3,9 +3,8 @@
 #include <gtest/gtest.h>
 
 #include "kernels/attention/attention_ref.h"
+#include "tests/support/body.h"
 #include "tests/support/dual.h"
-#include "tests/support/run_op.h"
-#include "tests/support/tensor.h"
 
 namespace qlora {
 namespace {
@@ -186,14 +185,16 @@ class AttentionCase : public ::testing::TestWithParam<Case> {};
 TEST_P(AttentionCase, AgreesWithTheDefinition) {
   const Case& c = GetParam();
   for (DType t : {DType::f32, DType::bf16})
-    for (Isa isa : testing::isas()) {
-      SCOPED_TRACE(cat(name_of(t), " ", name_of(isa)));
-      const testing::WithIsa with(isa);
+    for (const testing::Body& body : testing::bodies()) {
+      const bool on_cuda = body.device.kind == DeviceKind::cuda;
+      if (on_cuda && body.variant != 0 && body.variant != 3) continue;  // two that differ in everything
+      SCOPED_TRACE(cat(name_of(t), " ", body.name()));
+      const testing::WithBody with(body);
       const Data d = make(c, t);
       const Results r = run(c, d, 2);
       for (size_t i = 0; i < c.queries.size(); ++i) {
         const Document m = reference(c, d, i);
-        const bool on_tiles = isa == Isa::amx && t == DType::bf16;
+        const bool on_tiles = !on_cuda && body.isa == Isa::amx && t == DType::bf16;
         const Bounds b =
             bounds(c.shape, m, t, on_tiles ? std::pow(testing::unit_roundoff(DType::bf16), 2) : 0);
         expect_close("o", r.o, d.q_bounds[i], m.o, b.o);
@@ -206,7 +207,7 @@ TEST_P(AttentionCase, AgreesWithTheDefinition) {
                                        b.lse[h * m.queries + j], DType::f32))
                 << "lse of head " << h << ", query " << j;
       }
-      for (const Tensor* x : {&r.o, &r.lse, &r.dq, &r.dk, &r.dv}) EXPECT_TRUE(x->gaps_intact());
+      for (const Tensor* x : {&r.o, &r.lse, &r.dq, &r.dk, &r.dv}) testing::expect_clean(*x);
     }
 }
 
@@ -222,9 +223,10 @@ TEST_P(AttentionCase, SameBitsWhateverTheThreads) {
 TEST_P(AttentionCase, DqMayTakeThePlaceOfDo) {
   const Case& c = GetParam();
   for (DType t : {DType::f32, DType::bf16})
-    for (Isa isa : testing::isas()) {
-      SCOPED_TRACE(cat(name_of(t), " ", name_of(isa)));
-      const testing::WithIsa with(isa);
+    for (const testing::Body& body : testing::bodies()) {
+      if (body.variant % 3 != 0) continue;  // two that differ in everything
+      SCOPED_TRACE(cat(name_of(t), " ", body.name()));
+      const testing::WithBody with(body);
       const Data d = make(c, t);
       const Results apart = run(c, d, 2);
       Tensor place = d.d_o, dk = apart.dk, dv = apart.dv;
@@ -242,29 +244,35 @@ INSTANTIATE_TEST_SUITE_P(All, AttentionCase, ::testing::ValuesIn(kCases),
 
 // A document's results have the same bits alone and between others.
 TEST(Attention, DocumentsDoNotSeeEachOther) {
-  const Case both{"", shape(2, 1, 16, 9), {37, 70}, {37, 70}};
-  const Data d = make(both, DType::f32);
-  const Results packed = run(both, d, 1);
-  const auto cut = [](const Tensor& t) {
-    const ConstMat m = t;
-    return Tensor::of(DType::f32, 70, m.cols, rows_of(t, 37, 107));
-  };
-  const Case second{"", both.shape, {70}, {70}};
-  const Results alone = run(second, {{0, 70}, {0, 70}, cut(d.q), cut(d.k), cut(d.v), cut(d.d_o)}, 1);
-  EXPECT_EQ(rows_of(packed.o, 37, 107), alone.o.values());
-  EXPECT_EQ(rows_of(packed.dq, 37, 107), alone.dq.values());
-  EXPECT_EQ(rows_of(packed.dk, 37, 107), alone.dk.values());
-  EXPECT_EQ(rows_of(packed.dv, 37, 107), alone.dv.values());
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    const Case both{"", shape(2, 1, 16, 9), {37, 70}, {37, 70}};
+    const Data d = make(both, DType::f32);
+    const Results packed = run(both, d, 1);
+    const auto cut = [](const Tensor& t) {
+      const ConstMat m = t;
+      return Tensor::of(DType::f32, 70, m.cols, rows_of(t, 37, 107));
+    };
+    const Case second{"", both.shape, {70}, {70}};
+    const Results alone = run(second, {{0, 70}, {0, 70}, cut(d.q), cut(d.k), cut(d.v), cut(d.d_o)}, 1);
+    EXPECT_EQ(rows_of(packed.o, 37, 107), alone.o.values());
+    EXPECT_EQ(rows_of(packed.dq, 37, 107), alone.dq.values());
+    EXPECT_EQ(rows_of(packed.dk, 37, 107), alone.dk.values());
+    EXPECT_EQ(rows_of(packed.dv, 37, 107), alone.dv.values());
+  }
 }
 
 TEST(Attention, ForwardAloneNeedsNoLse) {
-  const Case c{"", shape(2, 1, 16), {37}, {37}};
-  const Data d = make(c, DType::f32);
-  Tensor o(DType::f32, 37, 32);
-  testing::run_planned(1, [&](Exec& e) {
-    attention_forward(e, c.shape, {d.q_bounds, d.k_bounds}, d.q, d.k, d.v, o.mat(), {});
-  });
-  EXPECT_TRUE(o == run(c, d, 1).o);
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    const Case c{"", shape(2, 1, 16), {37}, {37}};
+    const Data d = make(c, DType::f32);
+    Tensor o(DType::f32, 37, 32);
+    testing::run_planned(1, [&](Exec& e) {
+      attention_forward(e, c.shape, {d.q_bounds, d.k_bounds}, d.q, d.k, d.v, o.mat(), {});
+    });
+    EXPECT_TRUE(o == run(c, d, 1).o);
+  }
 }
 
 TEST(Attention, RefusesWhatDoesNotFit) {

@@ -99,8 +99,8 @@ inline void attention_accumulate(const AttentionBand& band, int64_t rows, int64_
       const int64_t begin = std::max<int64_t>(0, i - band.last);
       const int64_t end = std::max(begin, std::min(depth, i + kM - band.first));
       attention_columns<kM, true, kSum>(std::min(kStep, cols - j) / kLanes, end - begin,
-                                        p + begin * kTile + i, kTile, b + begin * ld + j, ld,
-                                        c + i * ld + j, ld, kSum == Sum::scale_and_add ? factor + i : nullptr);
+                                        p + begin * kTile + i, kTile, b + begin * ld + j, ld, c + i * ld + j,
+                                        ld, kSum == Sum::scale_and_add ? factor + i : nullptr);
     });
 }
 

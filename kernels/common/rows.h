@@ -12,12 +12,6 @@ inline bool is_activation(DType t) { return t == DType::f32 || t == DType::bf16;
 
 inline bool same_shape(const ConstMat& a, const ConstMat& b) { return a.rows == b.rows && a.cols == b.cols; }
 
-// The end of an op's dispatch: only CPU bodies follow.
-inline void require_cpu(const Exec& e, const char* op) {
-  if (e.device().kind != DeviceKind::cpu)
-    fail(Category::usage, op, ": has no body for this device in this build; use --device cpu");
-}
-
 // f(begin, end) over fixed ranges that cover [0, count): which ranges depends on `count` and `each` alone.
 template <class F>
 void parallel_ranges(const Exec& e, int64_t count, int64_t each, F&& f) {

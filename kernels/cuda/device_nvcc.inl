@@ -115,7 +115,7 @@ void verify_launch(std::source_location where);
 void allow_shared(const void* entry, size_t bytes, std::source_location where);
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads) entry(const __grid_constant__ Kernel kernel) {
+__global__ void __launch_bounds__(Kernel::kThreads, 1) entry(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(16) unsigned char memory[];
   kernel(SharedMemory(memory));
 }
