@@ -101,7 +101,12 @@ Buffer Exec::allocate(Region region, const char* name, size_t bytes, Place where
           s.name, " of ", s.bytes, " bytes, asked for ", name, " of ", bytes);
     b.data_ = where == Place::device ? arena_ + trace_->base + s.offset
                                      : host_arena_ + trace_->host_base + s.offset;
-    if (poison_) poison(b.data_, bytes);
+    if (poison_ && where == Place::host) {  // the host writes there itself, at once
+      stream().synchronize();
+      std::memset(b.data_, 0xff, bytes);
+    } else if (poison_) {
+      poison(b.data_, bytes);
+    }
   }
   b.exec_ = this;  // from here on its end is told to the trace
   b.trace_ = trace_;
