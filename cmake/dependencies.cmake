@@ -23,6 +23,10 @@ if(QLORA_CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
   set(QLORA_CUDA_RUNTIME CUDA::cudart)
   enable_language(CUDA)
+  if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc has it
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION -std=c++20)
+  endif()
   # sm_80 serves 86 and 89, the PTX what comes later.
   set(QLORA_CUDA_ARCHITECTURES "80;90a;120" CACHE STRING "architectures that get a cubin")
   set(QLORA_CUDA_FLAGS -gencode=arch=compute_80,code=compute_80 --expt-relaxed-constexpr -fmad=false

@@ -184,32 +184,28 @@ void launch_gemm(Exec& e, const Args& args) {
 }  // namespace cuda
 
 void gemm_cuda(Exec& e, const GemmCall& call, bf16* workspace) {
-  check(static_cast<int64_t>(call.terms.size()) <= kMostGemmTerms, "gemm: ", call.terms.size(), " terms");
+  const auto count = static_cast<int64_t>(call.terms.size());
+  check(count <= kMostGemmTerms, "gemm: ", count, " terms");
   if (call.terms[0].x.dtype != DType::bf16) return cuda::gemm_fp32(e, call);
-  cuda::Args args{{},
-                  static_cast<int64_t>(call.terms.size()),
-                  call.y.rows,
-                  call.y.cols,
-                  1.f,
-                  call.epilogue.bias,
-                  call.epilogue.residual,
-                  call.y};
-  for (size_t i = 0; i < call.terms.size(); ++i) {
-    const GemmTerm& t = call.terms[i];
+  const bool one_by_one = call.y.dtype == DType::f32;
+  cuda::Args args{{}, 0, call.y.rows, call.y.cols, 1.f, call.epilogue.bias, call.epilogue.residual, call.y};
+  for (int64_t i = 0; i < count; ++i) {
+    const GemmTerm& t = call.terms[static_cast<size_t>(i)];
     const int64_t stride = cuda::decoded_stride(t.w);
     const void* decoded = t.w.data;
     if (!cuda::is_decoded(t.w)) {
       cuda::decode_weight(e, t.w, workspace);
       decoded = workspace;
-      workspace += t.w.rows * stride;
+      if (!one_by_one) workspace += t.w.rows * stride;
     }
-    args.terms[i] = {cuda::operand(t.x), cuda::operand({decoded, DType::bf16, t.w.rows, t.w.cols, stride}),
-                     t.x.cols};
+    args.terms[args.count++] = {cuda::operand(t.x),
+                                cuda::operand({decoded, DType::bf16, t.w.rows, t.w.cols, stride}), t.x.cols};
+    if (!one_by_one && i + 1 < count) continue;
+    call.transposed_w ? cuda::launch_gemm<false, false>(e, args) : cuda::launch_gemm<false, true>(e, args);
+    args.count = 0;
+    args.bias = nullptr;
+    args.residual = call.y;  // what there is of the sum
   }
-  if (call.transposed_w)
-    cuda::launch_gemm<false, false>(e, args);
-  else
-    cuda::launch_gemm<false, true>(e, args);
 }
 
 void gemm_tn_cuda(Exec& e, const GemmTnCall& call) {

@@ -33,13 +33,17 @@ void gemm_tn_fp32(Exec& e, const GemmTnCall& call);
 
 }  // namespace cuda
 
-// Elements of gemm_cuda's workspace: the terms' decoded weights side by side. (Here, since a run on CUDA is
-// planned by builds without it, too.)
+// Elements of gemm_cuda's workspace. Where y is fp32 the terms are added up in it one by one, and one decoded
+// weight after the other has the place; else they lie side by side, as one sum over a longer K. (Here, since
+// a run on CUDA is planned by builds without it, too.)
 inline int64_t gemm_workspace_cuda(const GemmCall& call) {
   int64_t elements = 0;
   if (call.terms[0].x.dtype != DType::bf16) return elements;
-  for (const GemmTerm& t : call.terms)
-    if (!cuda::is_decoded(t.w)) elements += t.w.rows * cuda::decoded_stride(t.w);
+  for (const GemmTerm& t : call.terms) {
+    if (cuda::is_decoded(t.w)) continue;
+    const int64_t size = t.w.rows * cuda::decoded_stride(t.w);
+    elements = call.y.dtype == DType::f32 ? std::max(elements, size) : elements + size;
+  }
   return elements;
 }
 
