@@ -143,17 +143,18 @@ void load_tensor(const SafetensorsFile& file, const std::string& name, int64_t r
   if (t->dtype != DType::f32 && t->dtype != DType::f16 && t->dtype != DType::bf16)
     fail(Category::input, file.path(), ": tensor ", name, " is ", safetensors_name(t->dtype),
          "; adapters are read in F32, F16 or BF16");
-  const auto row_bytes = static_cast<int64_t>(size_of(t->dtype)) * cols;
-  for (int64_t r = 0; r < rows; ++r) {
-    if (r * row_bytes / kResidentBytes != (r - 1) * row_bytes / kResidentBytes)
-      file.file().forget(0, file.file().size());
-    decode_row(w, r, 0, cols, to + r * cols);
-    const int64_t bad = first_non_finite(to + r * cols, cols);
-    if (bad < cols)
-      fail(Category::input, file.path(), ": tensor ", name, ": row ", r, ", column ", bad, " is ",
-           to[r * cols + bad], "; train or fetch the adapter again");
+  const int64_t row_bytes = static_cast<int64_t>(size_of(t->dtype)) * cols,
+                piece = std::max<int64_t>(1, kResidentBytes / std::max<int64_t>(row_bytes, 1));
+  for (int64_t begin = 0; begin < rows; begin += piece) {
+    for (int64_t r = begin; r < std::min(rows, begin + piece); ++r) {
+      decode_row(w, r, 0, cols, to + r * cols);
+      const int64_t bad = first_non_finite(to + r * cols, cols);
+      if (bad < cols)
+        fail(Category::input, file.path(), ": tensor ", name, ": row ", r, ", column ", bad, " is ",
+             to[r * cols + bad], "; train or fetch the adapter again");
+    }
+    file.file().forget(0, file.file().size());
   }
-  file.file().forget(0, file.file().size());
 }
 
 }  // namespace

@@ -114,7 +114,7 @@ TEST(PlanTest, SavingAndResumingStayWithinTheBudget) {
                  "--max-seq-length",
                  "128",
                  "--lora-r",
-                 "64",
+                 "512",
                  "--threads",
                  "2",
                  "--eval-steps",
