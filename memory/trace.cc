@@ -49,20 +49,26 @@ size_t pack(std::vector<Span>& spans, Place where) {
     if (s.where == where) order.push_back(&s);
   std::stable_sort(order.begin(), order.end(),
                    [](const Span* a, const Span* b) { return a->bytes > b->bytes; });
+  struct Placed {  // what the search reads, side by side
+    int64_t born, died;
+    size_t begin, end;
+  };
   size_t bytes = 0;
-  std::vector<Span*> placed;  // by offset
+  std::vector<Placed> placed;  // by their beginnings
+  placed.reserve(order.size());
   for (Span* s : order) {
     size_t at = 0;
-    for (const Span* p : placed) {
-      if (p->born >= s->died || s->born >= p->died) continue;
-      if (at + s->bytes <= p->offset) break;
-      at = std::max(at, p->offset + p->bytes);
+    for (const Placed& p : placed) {
+      if (p.born >= s->died || s->born >= p.died) continue;
+      if (at + s->bytes <= p.begin) break;
+      at = std::max(at, p.end);
     }
     s->offset = at;
-    placed.insert(std::upper_bound(placed.begin(), placed.end(), s,
-                                   [](const Span* a, const Span* b) { return a->offset < b->offset; }),
-                  s);
-    bytes = std::max(bytes, at + s->bytes);
+    const Placed here{s->born, s->died, at, at + s->bytes};
+    placed.insert(std::upper_bound(placed.begin(), placed.end(), here,
+                                   [](const Placed& x, const Placed& y) { return x.begin < y.begin; }),
+                  here);
+    bytes = std::max(bytes, here.end);
   }
   return bytes;
 }

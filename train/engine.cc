@@ -29,7 +29,7 @@ Engine::Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const E
   if (options.eval.tokens > 0) eval_decoder_.emplace(model_, options.numerics, limits_of(options.eval));
   page_bytes_ = decoder_.page_bytes(layout_);
   choose_policy();
-  describe();
+  if (plan_.fits || !options_.smallest) describe();
 }
 
 void Engine::allocate_state(Exec& e) {

@@ -199,10 +199,8 @@ void Engine::choose_least() {
 
 // Weights resident or not.
 void Engine::choose_saved() {
-  if (options_.smallest && options_.pinned.empty()) {
-    choose_least();
-    return lay_out();
-  }
+  // Laid out if it fits; nobody looks at one that does not.
+  if (options_.smallest && options_.pinned.empty()) return choose_least();
   const int blocks = model_->block_count();
   plan_.fits = attempt_uniform(Keep::store);
   lay_out();
