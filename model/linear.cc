@@ -1,7 +1,5 @@
 #include "model/linear.h"
 
-#include <algorithm>
-
 #include "kernels/gemm/gemm.h"
 
 namespace qlora {
@@ -87,12 +85,7 @@ void linear_backward(Exec& e, const LinearGroup& g, const DropoutRows& drop, con
     for (int i = 0; i < g.count; ++i)
       terms[n++] = {dy[static_cast<size_t>(i)], g.member[static_cast<size_t>(i)].w};
     if (g.rank_sum > 0 && !drops) terms[n++] = {ds, fp32_weight(g.a, g.rank_sum, g.in, 1)};
-    // A CUDA device has all weights of a product decoded side by side: where the sum is fp32, and loses
-    // nothing between two terms, each is a product of its own.
-    const size_t each = e.on_cuda() && dx.dtype == DType::f32 ? 1 : n;
-    for (size_t first = 0; first < n; first += each)
-      gemm_nn(e, "linear_dx", {terms.data() + first, std::min(each, n - first)},
-              {nullptr, first > 0 ? ConstMat(dx) : ConstMat{}}, dx);
+    gemm_nn(e, "linear_dx", {terms.data(), n}, {}, dx);
   }
   if (!drops || g.rank_sum == 0) return;
   const Matrix wide = e.matrix(Region::workspace, "dropped", x.dtype, x.rows, x.cols);
