@@ -23,7 +23,8 @@ class Fiber {
   const void* bottom_ = nullptr;  // for AddressSanitizer, of the thread's own stack too
   size_t bytes_ = 0;
   void* fake_ = nullptr;
-  Fiber* former_ = nullptr;  // who switched here
+  std::byte* low_ = nullptr;  // below the frames that it had when it last switched away
+  Fiber* former_ = nullptr;   // who switched here
   void (*enter_)(void*) = nullptr;
   void* argument_ = nullptr;
   friend struct FiberEntry;

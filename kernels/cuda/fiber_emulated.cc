@@ -6,6 +6,7 @@
 #include <new>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -20,11 +21,16 @@ void leave(void** fake, const void* bottom, size_t bytes) {
 void enter(void* fake, const void** bottom, size_t* bytes) {
   __sanitizer_finish_switch_fiber(fake, bottom, bytes);
 }
+// Frames that nobody will return from: what was out of scope in them is no more.
+void drop_frames(const std::byte* low, const std::byte* top) {
+  __asan_unpoison_memory_region(low, static_cast<size_t>(top - low));
+}
 }  // namespace
 #else
 namespace {
 void leave(void**, const void*, size_t) {}
 void enter(void*, const void**, size_t*) {}
+void drop_frames(const std::byte*, const std::byte*) {}
 }  // namespace
 #endif
 
@@ -125,10 +131,12 @@ void Fiber::restart(void (*enter)(void*), void* argument) {
     bottom_ = stack_;
     bytes_ = kStack;
   }
+  std::byte* const top = static_cast<std::byte*>(stack_) + kStack;
+  drop_frames(low_ != nullptr ? low_ : top, top);
   enter_ = enter;
   argument_ = argument;
   fake_ = nullptr;
-  context_ = first_context(static_cast<std::byte*>(stack_) + kStack, this, context_);
+  context_ = first_context(top, this, context_);
 }
 
 void Fiber::arrive(void* fiber) {
@@ -137,6 +145,8 @@ void Fiber::arrive(void* fiber) {
 }
 
 void Fiber::switch_to(Fiber& to) {
+  constexpr size_t kOwnFrames = 1024;  // of the switch itself
+  low_ = static_cast<std::byte*>(__builtin_frame_address(0)) - kOwnFrames;
   to.former_ = this;
   leave(&fake_, to.bottom_, to.bytes_);
   go(&context_, to.context_);
