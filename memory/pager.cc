@@ -29,9 +29,7 @@ Pager::Pager(std::string name, uint32_t pages, size_t slot_bytes, int slots, Lif
 Pager::~Pager() = default;
 
 // Spans of the arena are aligned to less.
-size_t Pager::home_bytes() const {
-  return held_bytes_.size() * slot_bytes_;
-}
+size_t Pager::home_bytes() const { return held_bytes_.size() * slot_bytes_; }
 
 size_t Pager::staging_bytes() const { return static_cast<size_t>(slots_) * slot_bytes_ + kAlign; }
 
@@ -98,6 +96,17 @@ void Pager::plan_stores(Plan& plan) const {
   if (life_ == Life::lasting) return;
   for (size_t page = 0; page < wanted.size(); ++page)
     check(!wanted[page], name_, ": page ", page, " is read before the pass wrote it");
+}
+
+PageTraffic Pager::planned(const Trace& trace) const {
+  PageTraffic sum;
+  const auto uses = trace.page_uses.find(name_);
+  if (uses == trace.page_uses.end()) return sum;
+  for (const Use& u : planned(uses->second).uses) {
+    if (u.fetch) sum.bytes_read += u.bytes;
+    if (u.store) sum.bytes_written += u.bytes;
+  }
+  return sum;
 }
 
 // ---- the pass ----

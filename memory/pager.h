@@ -63,6 +63,8 @@ class Pager {
   // passes will come (traces without a use of this pager are fine). Later passes allocate nothing.
   void connect(std::unique_ptr<PageBackend> backend, std::initializer_list<const Trace*> traces);
   bool connected() const { return backend_ != nullptr; }
+  // What one pass of a rehearsed trace will transfer: bytes alone, no time.
+  PageTraffic planned(const Trace& trace) const;
   std::string how() const { return backend_->how(); }
   const PageTraffic& traffic() const { return traffic_; }
 

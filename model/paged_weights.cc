@@ -45,6 +45,7 @@ PagedWeights::Page PagedWeights::page_of(std::vector<WeightView*> views) const {
   Page pieces;
   for (WeightView* w : views)
     for_each_part(*w, [&](const auto* p, size_t bytes) {
+      if (files_.empty()) pieces.push_back({pieces.size(), nullptr, bytes, 0});  // each where it likes
       const auto* const data = reinterpret_cast<const std::byte*>(p);
       for (size_t f = 0; f < files_.size(); ++f) {
         if (!files_[f]->contains(data)) continue;
@@ -122,6 +123,12 @@ PageTraffic PagedWeights::traffic() const {
   return sum;
 }
 
+PageTraffic PagedWeights::planned(const Trace& trace) const {
+  PageTraffic sum = blocks_.planned(trace);
+  sum += head_.planned(trace);
+  return sum;
+}
+
 void PagedWeights::rebase(WeightView& w, const Page& page, std::byte* slot) const {
   for_each_part(w, [&](auto*& p, size_t) {
     const auto* const data = reinterpret_cast<const std::byte*>(p);
@@ -172,8 +179,9 @@ void PagedWeights::Pass::embedding_rows(std::span<const int32_t> ids, float scal
                                         const Mat& y) {
   WeightView table = model_.embed();
   const bool in_file =
-      pages_ != nullptr && std::any_of(pages_->files_.begin(), pages_->files_.end(),
-                                       [&](const MappedFile* f) { return f->contains(table.data); });
+      pages_ != nullptr &&
+      (pages_->files_.empty() || std::any_of(pages_->files_.begin(), pages_->files_.end(),
+                                             [&](const MappedFile* f) { return f->contains(table.data); }));
   const bool looked_up = exec_.on_cuda() && !model_.desc().tied;  // no card holds what is no head
   if (!in_file && !looked_up) return embedding(exec_, ids, table, scale, y);
   const int64_t tokens = static_cast<int64_t>(ids.size()), vocab = table.rows;

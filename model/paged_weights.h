@@ -20,7 +20,8 @@ namespace qlora {
 // when it was read) are resident as ever. The bytes are the file's own, so are the results.
 class PagedWeights {
  public:
-  // What the model's views point to need not have been touched. `slots` is how many blocks are resident.
+  // What the model's views point to need not have been touched; where there are only shapes, all matrices are
+  // planned as if a file had them as the model is to hold them. `slots` is how many blocks are resident.
   explicit PagedWeights(std::shared_ptr<const Model> model, int slots = 3);
 
   // After the rehearsals: opens the files again, measures what they give, and plans the passes of these
@@ -29,6 +30,7 @@ class PagedWeights {
   void connect(std::initializer_list<const Trace*> traces, const Through& through = {});
 
   PageTraffic traffic() const;
+  PageTraffic planned(const Trace& trace) const;   // of one pass; rows of the embedding apart
   double bandwidth() const { return bandwidth_; }  // bytes a second, measured by connect()
   std::string how() const { return blocks_.how(); }
 

@@ -175,7 +175,6 @@ RunState TrainTool::start() {
   return found->state;
 }
 
-// The first held-out rows answered by the base and by the adapter.
 // What pages cost, a step on average.
 void TrainTool::show_paging() {
   const double steps = static_cast<double>(trainer_->state().step - state_.step);
@@ -199,8 +198,13 @@ void TrainTool::show_paging() {
     screen_.line(cat("inputs   ", bytes(cost.saved.bytes_written), " out and ", bytes(cost.saved.bytes_read),
                      " back a step by ", (*any)->how(), ", stalled ",
                      format_value(cost.saved.stall_seconds / steps), " s"));
+  if (const Pager* const pages = engine_->moments().pager())
+    screen_.line(cat("moments  ", bytes(cost.moments.bytes_read), " in and ",
+                     bytes(cost.moments.bytes_written), " back a step by ", pages->how(), ", stalled ",
+                     format_value(cost.moments.stall_seconds / steps), " s"));
 }
 
+// The first held-out rows answered by the base and by the adapter.
 std::vector<ReportSample> TrainTool::samples() {
   std::vector<ReportSample> out;
   if (engine_paged_) {

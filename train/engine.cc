@@ -108,7 +108,10 @@ double Engine::grad_norm() {
 
 void Engine::update(const AdamWHyper& hyper) {
   Phase phase(*exec_, update_);
+  const Pager* const pages = moments_.pager();
+  const PageTraffic former = pages != nullptr ? pages->traffic() : PageTraffic{};
   optimizer_pass(*exec_, hyper);
+  if (pages != nullptr) paging_cost_.moments += pages->traffic() - former;
 }
 
 void Engine::save_moments(const std::function<void(MomentPart, std::span<const std::byte>)>& write) {

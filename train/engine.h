@@ -71,6 +71,8 @@ struct EnginePlan {
   double seconds = 0;        // of a microbatch, by OpRates
   double extra_seconds = 0;  // of those, for what is computed again
   size_t saved_bytes = 0;    // of the arena, against storing everything
+  // What pages take to and fro: weights and saved fields in a microbatch, moments in a step's update.
+  PageTraffic microbatch_pages, update_pages;
   // "stored", "recomputed", or in how many layers what is; and what is paged.
   std::string choices() const;
 };
@@ -78,7 +80,8 @@ struct EnginePlan {
 // What pages have cost the training passes so far.
 struct PagingCost {
   PageTraffic weights, saved;
-  double seconds = 0;  // of the passes, stalls included
+  double seconds = 0;   // of the passes, stalls included
+  PageTraffic moments;  // of the updates
 };
 
 // Adapter, gradients and moments in one arena with the passes that change them: everything of a step but

@@ -225,9 +225,10 @@ void Engine::choose_policy() {
       options_.memory_budget ? *options_.memory_budget : available_bytes() + resident_set().anonymous;
   if (on_cuda()) plan_.host_budget_bytes = options_.host_budget;
   mapped_around_ = bytes_mapped_around(*model_);
-  // Frozen weights are many bytes and read twice: what else may leave memory does before. Shapes alone have
-  // no file that pages could be read from, and a CUDA device has its weights resident.
-  const bool in_files = !on_cuda() && base_bytes(Place::file) > 0 && !model_->checkpoint().files().empty();
+  // Frozen weights are many bytes and read twice: what else may leave memory does before. A CUDA device has
+  // its weights resident; what is quantized when it is read has no file; shapes alone are planned as if they
+  // had one.
+  const bool in_files = !on_cuda() && (base_bytes(Place::file) > 0 || model_->checkpoint().files().empty());
   for (const bool weights : {false, true}) {
     if (weights ? !in_files : in_files && options_.always_page_weights) continue;
     page_weights(weights);

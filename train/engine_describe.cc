@@ -56,7 +56,7 @@ void Engine::describe_base() {
         size_t bytes = 0;
         bool looked_up = false;
         for (const Model::Part& p : model_->parts())
-          if (p.block == b && place_of(p) == place && !(pages_ && p.mapped)) {
+          if (p.block == b && place_of(p) == place && !(pages_ && place == Place::file)) {
             bytes += constants ? p.constants : p.codes;
             looked_up |= p.looked_up;
           }
@@ -97,6 +97,10 @@ void Engine::describe_arena() {
 
 // Pages of a CUDA device; on a CPU they are in files.
 void Engine::describe_pages() {
+  if (pages_) plan_.microbatch_pages += pages_->planned(train_);
+  for (const auto& p : saved_pages_)
+    if (p) plan_.microbatch_pages += p->planned(train_);
+  if (!moments_.in_memory()) plan_.update_pages = moments_.pager()->planned(update_);
   if (!on_cuda()) return;
   const auto add = [&](const Pager& p, const char* what) {
     plan_.regions.push_back({"pinned/" + p.name(), Place::host, p.home_bytes(),

@@ -117,7 +117,9 @@ size_t Engine::measured_process() const {
 // No CUDA device holds what is only looked up: its host reads the rows.
 Place Engine::place_of(const Model::Part& p) const {
   if (on_cuda() && !p.looked_up) return Place::device;
-  return p.mapped ? Place::file : on_cuda() ? Place::host : Place::device;
+  // Of shapes alone: matrices that are paged are planned as a file's.
+  const bool as_if = pages_ && model_->checkpoint().files().empty() && p.codes > 0;
+  return p.mapped || as_if ? Place::file : on_cuda() ? Place::host : Place::device;
 }
 
 size_t Engine::base_bytes(Place where) const {

@@ -22,8 +22,8 @@ constexpr size_t kHeapSteps = 2 * 132 * kKiB;
 }  // namespace
 
 size_t later_bytes(const LaterUse& use) {
-  // Kept once, and once more for the report.
-  const size_t lines = 2 * static_cast<size_t>(use.log_lines) * sizeof(TrainMetrics);
+  // A vector that doubles, or one of twice its lines and the report's copy.
+  const size_t lines = 3 * static_cast<size_t>(use.log_lines) * sizeof(TrainMetrics);
   return code_to_come() + kFileWindow + kWriter + use.tensors * kTensor +
          static_cast<size_t>(use.threads + 1) * kStack + lines + kHeapSteps;
 }

@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <vector>
 
 #include "kernels/attention/attention.h"
 #include "kernels/gemm/gemm.h"
 #include "memory/exec.h"
+#include "memory/page_backends.h"
 #include "quant/quantized_weight.h"
 
 namespace qlora {
@@ -92,6 +95,23 @@ OpRates cuda_rates() { return {.product = 6e13, .attention = 4e13, .bandwidth = 
 
 OpRates measure_op_rates(int threads) {
   return {product_rate() * threads, attention_rate() * threads, copy_rate()};
+}
+
+double measure_disk_rate(const std::string& folder) {
+  constexpr uint32_t kPages = 8;
+  constexpr size_t kBytes = size_t{4} << 20;
+  const std::unique_ptr<PageBackend> file = file_pages(PageFiles::temporary(folder, kPages, kBytes), 1);
+  const auto align = static_cast<std::align_val_t>(PageBackend::kPageAlign);
+  const auto free = [align](std::byte* p) { operator delete[](p, align); };
+  const std::unique_ptr<std::byte[], decltype(free)> page(
+      static_cast<std::byte*>(operator new[](kBytes, align)), free);
+  // Written with something: what was only reserved is read without a disk.
+  std::memset(page.get(), 1, kBytes);
+  for (uint32_t p = 0; p < kPages; ++p) {
+    file->start(0, {true, p, page.get(), kBytes});
+    file->wait(0);
+  }
+  return measured_bandwidth(*file, kPages, kBytes);
 }
 
 }  // namespace qlora

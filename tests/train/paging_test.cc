@@ -85,6 +85,18 @@ Trained trained(const Mixture& m, const PagedWeights::Through& through = {}) {
     out.loss += engine.evaluate(batches()[i]).loss;
   }
   out.params.assign(engine.params().begin(), engine.params().end());
+  // A plan knows what a pass transfers: an evaluation's apart.
+  const PageTraffic &pass = engine.plan().microbatch_pages, &update = engine.plan().update_pages;
+  const PagingCost& cost = engine.paging_cost();
+  if (cost.saved.bytes_read > 0)  // as much as in the largest batch, at most
+    EXPECT_LE(cost.weights.bytes_read + cost.saved.bytes_read, batches().size() * pass.bytes_read);
+  else
+    EXPECT_EQ(cost.weights.bytes_read, batches().size() * pass.bytes_read);
+  EXPECT_LE(cost.saved.bytes_written, batches().size() * pass.bytes_written);
+  EXPECT_EQ(pass.bytes_written > 0, cost.saved.bytes_read > 0);
+  EXPECT_EQ(cost.moments.bytes_read, batches().size() * update.bytes_read);
+  EXPECT_EQ(cost.moments.bytes_written, batches().size() * update.bytes_written);
+  EXPECT_EQ(update.bytes_read > 0, m.moments);
   out.weights_read = engine.paging_cost().weights.bytes_read;
   out.inputs_read = engine.paging_cost().saved.bytes_read;
   return out;

@@ -8,6 +8,7 @@
 #include "memory/process.h"
 #include "tools/common/format.h"
 #include "tools/common/main.h"
+#include "tools/common/plan_rates.h"
 #include "tools/common/threads.h"
 #include "tools/common/train_run.h"
 #include "train/reach.h"
@@ -42,6 +43,7 @@ struct Reached {
 // What is planned: with --dataset its largest batches, else rows of full length.
 struct Planned {
   std::unique_ptr<Engine> engine;
+  bool in_files = false;           // the model's weights are there
   int64_t longest = 0, batch = 0;  // that fit, 0: none
   std::vector<Reached> cards;      // of a CUDA device
 };
@@ -80,6 +82,7 @@ Planned planned(Options& options, const Base& base, const TextTools& text, int t
   EngineOptions engine = engine_options(options, threads, train, eval, steps);
   engine.must_fit = false;
   Planned p;
+  p.in_files = !base.checkpoint->files().empty();
   p.engine = std::make_unique<Engine>(model, adapter.layout, engine);
   engine.process_bytes = p.engine->plan().process_bytes;
   engine.memory_budget = p.engine->plan().budget_bytes;
@@ -102,16 +105,39 @@ void show_cards(const Planned& p, Screen& screen) {
                                       (r.host_ends ? "  --host-memory ends it" : "")));
 }
 
+// What pages take to and fro, beside the time that computing takes.
+void show_pages(const EnginePlan& plan, Screen& screen, const Options& options) {
+  const auto line = [&](const char* name, const PageTraffic& t, const char* when, const std::string& beside) {
+    if (t.bytes_read + t.bytes_written == 0) return;
+    const double rate = plan.host_bytes > 0 ? 0 : disk_rate(options);  // a card's pages are in host memory
+    screen.line(cat(name, format_bytes(t.bytes_read), " in and ", format_bytes(t.bytes_written), " out ",
+                    when,
+                    rate > 0 ? cat(": ", format_value(transfer_seconds(t, rate)), " s at ",
+                                   format_bytes(static_cast<uint64_t>(rate)), "/s of the disk")
+                             : std::string(),
+                    beside));
+  };
+  line("pages        ", plan.microbatch_pages, "a microbatch",
+       cat(", beside ", format_value(plan.seconds), " s of computing, as estimated"));
+  line("moments      ", plan.update_pages, "a step", "");
+}
+
 void show(const Planned& p, Screen& screen, const Options& options) {
   const EnginePlan& plan = p.engine->plan();
   for (const std::string& line : plan_table_lines(plan)) screen.line(line);
   screen.line("");
   screen.line(cat("activations  ", plan.choices()));
-  if (plan.weights_paged) screen.line("base         paged from the model's files");
+  if (plan.weights_paged)
+    screen.line(cat("base         paged from the model's files",
+                    p.in_files
+                        ? ""
+                        : "; there are none here: a run needs the model as a folder on disk, quantized "
+                          "(qlora-quantize)"));
   if (plan.extra_seconds > 0)
     screen.line(cat("             ", format_bytes(plan.saved_bytes), " less than storing all, for ",
                     format_value(100 * plan.extra_seconds / (plan.seconds - plan.extra_seconds)),
                     "% more time a step, as estimated"));
+  show_pages(p.engine->plan(), screen, options);
   screen.line(
       cat("packing      ",
           format_value(100.0 * static_cast<double>(plan.arena_bytes) / static_cast<double>(plan.live_bytes) -
@@ -205,6 +231,26 @@ Json plan_json(const EnginePlan& plan) {
           {"fits", plan.fits}};
 }
 
+namespace {
+
+// Estimated seconds of a microbatch, and of what pages transfer in it and in an update; null where nobody
+// knows.
+void add_times(const EnginePlan& plan, const Options& options, Json& json) {
+  const bool on_card = plan.host_bytes > 0;
+  const auto transfer = [&](const PageTraffic& t) -> Json {
+    if (t.bytes_read + t.bytes_written == 0) return 0.0;
+    const double rate = on_card ? 0 : disk_rate(options);
+    return rate > 0 ? Json(transfer_seconds(t, rate)) : Json(nullptr);
+  };
+  json["seconds"] = plan.seconds;
+  json["transfer_bytes"] = plan.microbatch_pages.bytes_read + plan.microbatch_pages.bytes_written;
+  json["transfer_seconds"] = transfer(plan.microbatch_pages);
+  json["update_transfer_bytes"] = plan.update_pages.bytes_read + plan.update_pages.bytes_written;
+  json["update_transfer_seconds"] = transfer(plan.update_pages);
+}
+
+}  // namespace
+
 int plan(Options& options) {
   refuse_unbuilt(options);
   Screen screen(options);
@@ -223,6 +269,7 @@ int plan(Options& options) {
     Json json = plan_json(p.engine->plan());
     json["longest_sequence"] = p.longest;
     json["largest_batch"] = p.batch;
+    add_times(p.engine->plan(), options, json);
     for (const Reached& r : p.cards)
       json["cards"].push_back({{"memory_bytes", r.card_bytes},
                                {"longest_sequence", r.longest},

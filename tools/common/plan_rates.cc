@@ -1,5 +1,8 @@
 #include "tools/common/plan_rates.h"
 
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+
 #include <filesystem>
 #include <fstream>
 
@@ -40,6 +43,30 @@ std::optional<OpRates> rates_in(const Json& all, const std::string& key) {
 }
 
 }  // namespace
+
+double disk_rate(const Options& options) {
+  std::error_code failed;
+  fs::path at = fs::absolute(options.find<std::string>("output-dir").value_or("."), failed);
+  while (!at.empty() && at != at.root_path() && !fs::is_directory(at, failed)) at = at.parent_path();
+  struct stat info = {};
+  if (stat(at.c_str(), &info) != 0) return 0;
+  const std::string key = cat("disk ", major(info.st_dev), ":", minor(info.st_dev));
+  const fs::path folder = user_cache() / "qlora", file = folder / "op_rates.json";
+  try {
+    Json all = cached(file);
+    const auto known = all.find(key);
+    if (known != all.end() && known->is_number() && known->get<double>() > 0) return known->get<double>();
+    const double rate = measure_disk_rate(at.string());
+    all[key] = rate;
+    if (folder.is_absolute()) {
+      fs::create_directories(folder, failed);
+      write_file(file.string(), all.dump(1) + "\n");
+    }
+    return rate;
+  } catch (const Error&) {
+    return 0;  // a folder that cannot be written to, a full disk: a figure less
+  }
+}
 
 OpRates op_rates(int threads) {
   const std::string key = cat(processor(), ", ", name_of(active_isa()), ", ", threads, " threads");
