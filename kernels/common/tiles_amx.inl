@@ -50,8 +50,12 @@ struct TileRows {
   int64_t steps;
 };
 
+// Whether the next product takes the same rows of x again. Those that pass by once are loaded with a hint
+// that leaves the nearest cache to the panel.
+enum class Rows { again, once };
+
 // c[kRows * 16, kCols * 16] (+)= x w. `step` is the panel's first of the pair of tiles' columns.
-template <int kRows, int kCols>
+template <Rows kUse, int kRows, int kCols>
 inline void tiles(const TileRows* x, int64_t parts, const char* step, float* c, int64_t stride_c,
                   bool first) {
   char* at = reinterpret_cast<char*>(c);
@@ -72,14 +76,20 @@ inline void tiles(const TileRows* x, int64_t parts, const char* step, float* c, 
     const char *a = x[p].data, *b = a + 16 * x[p].stride;
     for (int64_t s = 0; s < x[p].steps; ++s, a += 64, b += 64, step += kStepBytes) {
       _tile_loadd(6, step, 64);
-      _tile_loadd(4, a, x[p].stride);
+      if constexpr (kUse == Rows::once)
+        _tile_stream_loadd(4, a, x[p].stride);
+      else
+        _tile_loadd(4, a, x[p].stride);
       _tile_dpbf16ps(0, 4, 6);
       if constexpr (kCols > 1) {
         _tile_loadd(7, step + 1024, 64);
         _tile_dpbf16ps(1, 4, 7);
       }
       if constexpr (kRows > 1) {
-        _tile_loadd(5, b, x[p].stride);
+        if constexpr (kUse == Rows::once)
+          _tile_stream_loadd(5, b, x[p].stride);
+        else
+          _tile_loadd(5, b, x[p].stride);
         _tile_dpbf16ps(2, 5, 6);
         if constexpr (kCols > 1) _tile_dpbf16ps(3, 5, 7);
       }
@@ -92,14 +102,15 @@ inline void tiles(const TileRows* x, int64_t parts, const char* step, float* c, 
   asm volatile("" ::: "memory");
 }
 
+template <Rows kUse = Rows::again>
 inline void multiply(const TileRows* x, int64_t parts, const char* step, int64_t rows, int64_t cols, float* c,
                      int64_t stride_c, bool first) {
   if (rows > kTileSide)
-    cols > kTileSide ? tiles<2, 2>(x, parts, step, c, stride_c, first)
-                     : tiles<2, 1>(x, parts, step, c, stride_c, first);
+    cols > kTileSide ? tiles<kUse, 2, 2>(x, parts, step, c, stride_c, first)
+                     : tiles<kUse, 2, 1>(x, parts, step, c, stride_c, first);
   else
-    cols > kTileSide ? tiles<1, 2>(x, parts, step, c, stride_c, first)
-                     : tiles<1, 1>(x, parts, step, c, stride_c, first);
+    cols > kTileSide ? tiles<kUse, 1, 2>(x, parts, step, c, stride_c, first)
+                     : tiles<kUse, 1, 1>(x, parts, step, c, stride_c, first);
 }
 
 // Columns col .. col+16 of a bf16 matrix as rows, two terms (rows row .. row+count) a lane.

@@ -8,12 +8,11 @@ inline constexpr int64_t kPanelCols = 2 * kAmxTile;  // decoded at a time: a blo
 // Two tiles, 16 columns each, make up a step of kAmxTile columns.
 inline int64_t tile_offset(int64_t col) { return col / 32 * kPairBytes + col % 32 / 16 * 1024; }
 
-inline __m512i bf16_pair(Vec low, Vec high) {
-  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi32_epi16(avx512::bf16_bits(low))),
-                            _mm512_cvtepi32_epi16(avx512::bf16_bits(high)), 1);
-}
+// Rounded as everywhere, but that subnormals become 0: the tiles' products take them for 0 in any case.
+inline __m256i as_bf16(Vec v) { return (__m256i)_mm512_cvtneps_pbh(v.v); }
+inline __m512i bf16_pair(Vec low, Vec high) { return (__m512i)_mm512_cvtne2ps_pbh(high.v, low.v); }
 
-// The rows of the last step that no term fills.
+// Rows count .. of the last step, which no term fills.
 inline void zero_pairs(int64_t count, int64_t cols, char* panel) {
   for (int64_t i = (count + 1) / 2 * 2; i % kStepTerms != 0; i += 2)
     for (int64_t j = 0; j < cols; j += 32) {
@@ -37,39 +36,62 @@ struct Segment {
 struct Chunk {
   Segment segment[kAmxSegments];
   int64_t count = 0, steps = 0;
+  bool last = false;  // no terms are left behind it
 };
 
-// Rows at a multiple of 4096 bytes fall on one set of the nearest cache.
-inline bool served_directly(const ConstMat& x) { return x.stride * 2 % 4096 != 0; }
+// The chunks of a sum, one after another, of about one size.
+class Chunks {
+ public:
+  // cols: of the task. Few columns are not worth a copy of x.
+  Chunks(std::span<const GemmTerm> terms, int64_t cols) : terms_(terms), copies_(cols > kPanelCols) {
+    int64_t steps = 0;
+    for (const GemmTerm& t : terms) steps += steps_of(t.x.cols);
+    const int64_t chunks = ceil_div(steps, kAmxSteps);
+    room_ = chunks == 0 ? 0 : ceil_div(steps, chunks);
+  }
+  Chunk next() {
+    Chunk chunk;
+    for (; t_ < terms_.size(); ++t_, k_ = 0)
+      while (k_ < terms_[t_].x.cols) {
+        const int64_t room = room_ - chunk.steps;
+        if (room == 0 || chunk.count == kAmxSegments) return chunk;
+        const bool direct = served_directly(terms_[t_].x);
+        int64_t count = at_most(terms_[t_].x.cols - k_, room * kStepTerms);
+        if (direct && count > kStepTerms) count -= count % kStepTerms;  // the rest is packed
+        Segment& s = chunk.segment[chunk.count++];
+        s = {&terms_[t_], k_, count, direct && count % kStepTerms == 0};
+        chunk.steps += s.steps();
+        k_ += count;
+      }
+    chunk.last = true;
+    return chunk;
+  }
 
-// The next terms of the sum from term `t`, element `k` on; whether any are left afterwards.
-inline bool next_chunk(std::span<const GemmTerm> terms, size_t& t, int64_t& k, Chunk& chunk) {
-  chunk = {};
-  for (; t < terms.size(); ++t, k = 0)
-    while (k < terms[t].x.cols) {
-      const int64_t room = kAmxSteps - chunk.steps;
-      if (room == 0 || chunk.count == kAmxSegments) return true;
-      const bool direct = served_directly(terms[t].x);
-      int64_t count = at_most(terms[t].x.cols - k, room * kStepTerms);
-      if (direct && count > kStepTerms) count -= count % kStepTerms;  // the rest is packed
-      Segment& s = chunk.segment[chunk.count++];
-      s = {&terms[t], k, count, direct && count % kStepTerms == 0};
-      chunk.steps += s.steps();
-      k += count;
-    }
-  return false;
-}
+ private:
+  // Rows that begin in the middle of a line take two loads where one would do, and those whose distance is a
+  // multiple of 4096 bytes fall on one set of the nearest cache.
+  bool served_directly(const ConstMat& x) const {
+    const bool lines = x.stride % 32 == 0 && reinterpret_cast<uintptr_t>(x.data) % 64 == 0;
+    return !copies_ || (lines && x.stride % 2048 != 0);
+  }
+  std::span<const GemmTerm> terms_;
+  bool copies_;
+  size_t t_ = 0;
+  int64_t k_ = 0, room_;
+};
 
 // Rows of x, filled up with zeros to whole steps and kAmxTile rows.
 inline void pack_rows(const Segment& s, int64_t row, int64_t rows, char* to) {
-  const size_t bytes = static_cast<size_t>(s.steps() * 64), filled = static_cast<size_t>(s.count) * 2;
-  for (int64_t r = 0; r < kAmxTile; ++r, to += s.stride()) {
-    if (r < rows) std::memcpy(to, s.term->x.row<bf16>(row + r) + s.k, filled);
-    std::memset(r < rows ? to + filled : to, 0, r < rows ? bytes - filled : bytes);
-  }
+  for (int64_t r = 0; r < kAmxTile; ++r, to += s.stride())
+    for (int64_t i = 0; i < s.steps(); ++i) {
+      const int64_t n = r < rows ? s.count - i * kStepTerms : 0;
+      const __mmask32 mask = n >= kStepTerms ? ~0u : (1u << n) - 1;
+      const bf16* from = n > 0 ? s.term->x.row<bf16>(row + r) + s.k + i * kStepTerms : nullptr;
+      _mm512_store_si512(to + i * 64, _mm512_maskz_loadu_epi16(mask, from));
+    }
 }
 
-// Up to kAmxTile rows of a chunk, as tiles take them: they stay in the nearest cache while panels pass by.
+// Up to kAmxTile rows of a chunk, as tiles take them; what needs a copy has it at `packed`.
 inline void chunk_rows(const Chunk& chunk, int64_t row, int64_t rows, char* packed, TileRows* x) {
   for (int64_t i = 0; i < chunk.count; ++i) {
     const Segment& s = chunk.segment[i];
@@ -78,50 +100,107 @@ inline void chunk_rows(const Chunk& chunk, int64_t row, int64_t rows, char* pack
       x[i] = {reinterpret_cast<const char*>(from), s.term->x.stride * 2, s.steps()};
       continue;
     }
-    pack_rows(s, row, rows, packed);
     x[i] = {packed, s.stride(), s.steps()};
     packed += kAmxTile * s.stride();
   }
 }
 
-inline void decode_chunk(const GemmCall& call, const Chunk& chunk, const GemmPart& part, char* panels) {
-  for (int64_t j = 0; j < part.cols; j += kPanelCols) {
-    char* panel = panels + tile_offset(j);
+// The copies of all rows of a part, kAmxTile rows after kAmxTile rows.
+inline void pack_chunk(const Chunk& chunk, const GemmPart& part, char* packed) {
+  for (int64_t r = 0; r < part.rows; r += kAmxTile) {
+    const int64_t rows = at_most(part.rows - r, kAmxTile);
+    char* to = packed + r * kAmxPackedBytes;
     for (int64_t i = 0; i < chunk.count; ++i) {
       const Segment& s = chunk.segment[i];
-      decode(call.transposed_w, s.term->w, part.col + j, at_most(part.cols - j, kPanelCols), s.k, s.count,
-             panel);
-      panel += s.steps() * kStepBytes;
+      if (s.direct && rows == kAmxTile) continue;
+      pack_rows(s, part.row + r, rows, to);
+      to += kAmxTile * s.stride();
     }
   }
 }
 
-// kAmxTile rows and columns at a time, finished as soon as their sums are.
-inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWorkspace& space, float* memory) {
-  char *packed = reinterpret_cast<char*>(memory), *panels = reinterpret_cast<char*>(memory + space.a);
-  float* c = memory + space.a + space.panel;
-  const TileRegisters registers;
-  size_t term = 0;
-  int64_t k = 0;
-  Chunk chunk;
-  TileRows x[kAmxSegments];
-  for (bool first = true, more = true; more; first = false) {
-    more = next_chunk(call.terms, term, k, chunk);
-    decode_chunk(call, chunk, part, panels);
-    for (int64_t r = 0; r < part.rows; r += kAmxTile) {
-      const int64_t rows = at_most(part.rows - r, kAmxTile);
-      chunk_rows(chunk, part.row + r, rows, packed, x);
-      for (int64_t j = 0; j < part.cols; j += kAmxTile) {
-        const GemmPart at{part.row + r, rows, part.col + j, at_most(part.cols - j, kAmxTile)};
-        // What is finished at once needs no place of its own.
-        float* sums = first && !more ? c : c + r * space.stride_c + j;
-        multiply(x, chunk.count, panels + tile_offset(j), rows, at.cols, sums, space.stride_c, first);
-        if (more) continue;
-        call.y.dtype == DType::bf16 ? avx512::finish<bf16>(call, at, sums, space.stride_c)
-                                    : avx512::finish<float>(call, at, sums, space.stride_c);
-      }
+// At most kPanelCols columns of a chunk.
+inline void decode_chunk(const GemmCall& call, const Chunk& chunk, int64_t col, int64_t cols, char* panel) {
+  for (int64_t i = 0; i < chunk.count; ++i) {
+    const Segment& s = chunk.segment[i];
+    decode(call.transposed_w, s.term->w, col, cols, s.k, s.count, panel);
+    panel += s.steps() * kStepBytes;
+  }
+}
+
+// Whether y, as wide as logits are, would drive everything out of the caches: whole lines of it are written
+// without being read first.
+inline bool written_past_caches(const Mat& y) {
+  constexpr int64_t kCached = int64_t{4} << 20;
+  return y.dtype == DType::f32 && y.rows * y.cols * 4 > kCached && y.stride % kTileSide == 0 &&
+         reinterpret_cast<uintptr_t>(y.data) % 64 == 0;
+}
+
+// Bias and residual, and the one rounding, of at most kAmxTile columns.
+template <class T>
+inline void finish_rows(const GemmCall& call, const GemmPart& part, const float* c, int64_t stride_c) {
+  const GemmEpilogue& e = call.epilogue;
+  const int64_t n = part.cols - kTileSide;
+  const bool past_caches = written_past_caches(call.y);
+  for (int64_t r = 0; r < part.rows; ++r, c += stride_c) {
+    Vec low = load(c), high = load(c + kTileSide);
+    if (e.bias != nullptr) {
+      low = avx512::add(low, avx512::load_part(e.bias + part.col, part.cols));
+      if (n > 0) high = avx512::add(high, avx512::load_part(e.bias + part.col + kTileSide, n));
+    }
+    if (e.residual) {
+      low = avx512::add(low, avx512::residual_part(e.residual, part.row + r, part.col, part.cols));
+      if (n > 0)
+        high = avx512::add(high, avx512::residual_part(e.residual, part.row + r, part.col + kTileSide, n));
+    }
+    T* y = call.y.row<T>(part.row + r) + part.col;
+    if constexpr (std::is_same_v<T, bf16>) {
+      const __mmask32 mask = part.cols >= kAmxTile ? ~0u : (1u << part.cols) - 1;
+      _mm512_mask_storeu_epi16(y, mask, bf16_pair(low, high));
+    } else if (past_caches && part.cols == kAmxTile) {
+      _mm512_stream_ps(y, low.v);
+      _mm512_stream_ps(y + kTileSide, high.v);
+    } else {
+      avx512::store_part(y, low, part.cols);
+      if (n > 0) avx512::store_part(y + kTileSide, high, n);
     }
   }
+}
+
+inline void finish(const GemmCall& call, const GemmPart& part, const float* c, int64_t stride_c) {
+  call.y.dtype == DType::bf16 ? finish_rows<bf16>(call, part, c, stride_c)
+                              : finish_rows<float>(call, part, c, stride_c);
+}
+
+// Chunk by chunk and panel by panel: a panel's kAmxTile columns stay in the nearest cache while the rows pass
+// by. Stores hold up the tiles' loads, of which each is likely to share its place in a page with one of them:
+// so rows are copied, panels decoded and sums finished many at a time, not between products.
+inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWorkspace& space, float* memory) {
+  char *packed = reinterpret_cast<char*>(memory), *panels = reinterpret_cast<char*>(memory + space.a);
+  const TileRegisters registers;
+  Chunks chunks(call.terms, part.cols);
+  const int64_t padded_rows = ceil_div(part.rows, kAmxTile) * kAmxTile;
+  TileRows x[kAmxSegments];
+  for (bool first = true, more = true; more; first = false) {
+    const Chunk chunk = chunks.next();
+    more = !chunk.last;
+    pack_chunk(chunk, part, packed);
+    for (int64_t j = 0; j < part.cols; j += kAmxTile) {
+      if (j % kPanelCols == 0)
+        decode_chunk(call, chunk, part.col + j, at_most(part.cols - j, kPanelCols), panels);
+      const GemmPart panel{part.row, part.rows, part.col + j, at_most(part.cols - j, kAmxTile)};
+      // Sums lie panel by panel; what one chunk completes needs no place of its own.
+      float* c = memory + space.a + space.panel + (first && chunk.last ? 0 : j * padded_rows);
+      for (int64_t r = 0; r < part.rows; r += kAmxTile) {
+        const int64_t rows = at_most(part.rows - r, kAmxTile);
+        chunk_rows(chunk, part.row + r, rows, packed + r * kAmxPackedBytes, x);
+        multiply<Rows::once>(x, chunk.count, panels + j % kPanelCols / kAmxTile * kPairBytes, rows,
+                             panel.cols, c + r * kAmxTile, kAmxTile, first);
+      }
+      if (chunk.last) finish(call, panel, c, kAmxTile);
+    }
+  }
+  _mm_sfence();  // those stores are in no order otherwise
 }
 
 // Rows row .. row+count, kAmxTile columns: a panel.

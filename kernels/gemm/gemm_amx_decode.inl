@@ -5,7 +5,7 @@ template <Format F>
 class Row32 {
  public:
   Row32() = default;
-  Row32(const WeightView& w, int64_t row, int64_t col) : row_(w, row, true), col_(col) {}
+  Row32(const WeightView& w, int64_t row, int64_t col) : row_(w, row, false), col_(col) {}
   __m512i next() {
     const __m256i low = half(), high = half();
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
@@ -14,10 +14,10 @@ class Row32 {
  private:
   __m256i half() {
     if (left_ == 0) left_ = row_.block(col_);
-    const __m512i bits = _mm512_castps_si512(row_.at(col_).v);
+    const __m256i bits = as_bf16(row_.at(col_));
     col_ += 16;
     left_ -= 16;
-    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(bits, 16));
+    return bits;
   }
   avx512::WeightRow<F> row_;
   int64_t col_, left_ = 0;
@@ -64,7 +64,7 @@ class BnbRow32 {
     const int64_t index = i_ >> __builtin_ctz(static_cast<unsigned>(w_->block_size));
     const float* codebook = F == Format::nf4 ? kNf4.data() : kFp4.data();
     const Vec w = mul(mul(load(codebook), set1(w_->block_scale(index))), set1(w_->scale));
-    table_ = _mm512_broadcast_i64x4(_mm512_cvtepi32_epi16(avx512::bf16_bits(w)));
+    table_ = _mm512_broadcast_i64x4(as_bf16(w));
     left_ = (index + 1) * w_->block_size - i_;
   }
   __m512i table_;
@@ -89,6 +89,12 @@ inline bool in_32(const WeightView& w) {
 
 // Any n <= 32 elements of any row; the others are 0.
 inline __m512i decode_part32(const WeightView& w, int64_t row, int64_t col, int64_t n) {
+  if (w.format == Format::f32 && n > 0) {  // LoRA's own, as wide as its rank
+    const float* p = static_cast<const float*>(w.data) + row * w.cols + col;
+    const Vec low = avx512::load_part(p, n);
+    const Vec high = n > 16 ? avx512::load_part(p + 16, n - 16) : avx512::zero();
+    return bf16_pair(mul(low, set1(w.scale)), mul(high, set1(w.scale)));
+  }
   float part[32] = {};
   if (n > 0) decode_row(w, row, col, n, part);
   return bf16_pair(load(part), load(part + 16));
@@ -114,12 +120,16 @@ inline void decode_nt(const WeightView& w, int64_t col, int64_t cols, int64_t k,
   }
 }
 
-// Rows k .. k+count of W [K, N], kPanelCols columns from col.
+// Rows k .. k+count of W [K, N], kPanelCols columns from col. Of a wide row that is a piece which the
+// hardware does not see coming.
+inline constexpr int64_t kPairsAhead = 32;
 template <Format F>
 inline void decode_nn(const WeightView& w, int64_t col, int64_t cols, int64_t k, int64_t count, char* panel) {
   for (int64_t i = 0; i < count; i += 2) {
     const bool pair = i + 1 < count;
     Row32<F> row0(w, k + i, col), row1(w, k + i + pair, col);
+    if (k + i + 1 + kPairsAhead < w.rows)
+      for (const int64_t r : {0, 1}) avx512::prefetch<F>(w, k + i + r + kPairsAhead, col, cols);
     char* to = panel + i / kStepTerms * kStepBytes + i % kStepTerms / 2 * 64;
     for (int64_t j = 0; j < cols; j += 32, to += kPairBytes) {
       const int64_t n = cols - j;
@@ -134,7 +144,7 @@ inline void decode_nn(const WeightView& w, int64_t col, int64_t cols, int64_t k,
   zero_pairs(count, cols, panel);
 }
 
-// One term's part of a panel: `count` terms from k, columns col .. col+cols (at most kPanelCols).
+// One term's part of panels: `count` terms from k, columns col .. col+cols (at most kPanelCols).
 template <Format F>
 inline void decode_of(bool transposed_w, const WeightView& w, int64_t col, int64_t cols, int64_t k,
                       int64_t count, char* panel) {

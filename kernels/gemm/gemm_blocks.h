@@ -18,6 +18,8 @@ inline constexpr int64_t kMostPanels = 8;          // of a task
 // On AMX: a microkernel's rows and columns, the steps of 32 terms that a decoded panel holds, and the parts
 // of GemmTerms that these may come from.
 inline constexpr int64_t kAmxTile = 32, kAmxSteps = 20, kAmxSegments = 10;
+// Of a row of them in a copy: each part's length is made odd in lines.
+inline constexpr int64_t kAmxPackedBytes = (kAmxSteps + kAmxSegments) * 64;
 
 // The microkernel's tile, an ISA's own, and how many of its columns a task may have at most.
 struct GemmTile {
@@ -40,12 +42,11 @@ struct GemmWorkspace {
         std::min(most_rows, ceil_div(std::max<int64_t>(rows, 1), tile.rows) * tile.rows);
     const int64_t panels = std::clamp<int64_t>(ceil_div(cols, tile.cols), 1, tile.most_panels);
     stride_c = panels * tile.cols + 16;
-    // On AMX both hold bf16, two to a float: a block of rows of whole steps, each part's off a power of two
-    // (gemm_tn: all rows), and all panels.
-    a = on_amx ? task_rows * (kAmxSteps + kAmxSegments) * 16
+    // On AMX both hold bf16, two to a float: rows of whole steps, each part's length off a power of two, and
+    // two panels.
+    a = on_amx ? task_rows * kAmxPackedBytes / 4
                : ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 32)), 16) * 16;
-    panel =
-        on_amx ? (panels + 1) / 2 * 2 * kAmxSteps * 16 * kAmxTile : ceil_div(kBlockK * tile.cols, 16) * 16;
+    panel = on_amx ? 2 * kAmxSteps * 16 * kAmxTile : ceil_div(kBlockK * tile.cols, 16) * 16;
     c = ceil_div(task_rows * stride_c, 16) * 16;
   }
 };

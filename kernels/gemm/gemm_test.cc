@@ -229,6 +229,21 @@ TEST_P(Gemm, SumsOfManyTerms) {
   }
 }
 
+// Logits are so large that they are written past the caches: the same bits as in calls of one row.
+TEST_P(Gemm, LargeOutputs) {
+  const int64_t M = 33, N = 32784;
+  const TestWeight w(Format::bf16, N, 32, {});
+  const TestMatrix x(DType::bf16, M, 32, 0);
+  TestMatrix y(DType::f32, M, N, 0), rows(DType::f32, M, N, 0);
+  const auto run = [&](int64_t r, int64_t n, const Mat& to) {
+    const GemmTerm term{x.view().row_range(r, n), w.view()};
+    run_planned(2, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, to.row_range(r, n)); });
+  };
+  run(0, M, y.view());
+  for (const int64_t r : {0, 15, 31, 32}) run(r, 1, rows.view());
+  for (const int64_t r : {0, 15, 31, 32}) EXPECT_TRUE(same_row(y, rows, r)) << "row " << r;
+}
+
 TEST_P(Gemm, TransposedAccumulates) {
   const Shape shapes[] = {{1, 1, 1},    {5, 16, 70},   {200, 16, 100}, {399, 70, 16},
                           {193, 5, 49}, {64, 90, 131}, {1200, 9, 40}};
