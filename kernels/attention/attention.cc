@@ -40,6 +40,7 @@ Body body_of(const Args& a) {
 
 // A worker's memory each; a CUDA device has its tiles on chip.
 Buffer tiles(Exec& e, int64_t floats) {
+  if (e.on_cuda()) return {};
   return e.allocate(Region::workspace, "attention tiles",
                     sizeof(float) * static_cast<size_t>(floats) * static_cast<size_t>(e.threads()));
 }
@@ -115,18 +116,14 @@ void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, c
   check(!lse || (lse.dtype == DType::f32 && lse.rows == s.q_heads && lse.cols == q.rows),
         "attention: lse is not fp32 [q_heads, rows]");
   Args a{s, q, k, v, {}, {}, nullptr, lse.stride, nullptr, o, {}, {}, {}, static_cast<float*>(lse.data)};
-  const double flops = 4. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows);
-  const double read = q.bytes() + k.bytes() + v.bytes(), written = o.bytes() + (lse ? lse.bytes() : 0);
-  if (e.on_cuda()) {
-    if (!e.op("attention", flops, read, written)) return;
-    check_segments(docs, q.rows, k.rows);
-    return attention::forward_cuda(e, a, docs);
-  }
   const Body body = body_of(a);
   const int64_t each = body.forward_floats;
   const Buffer work = tiles(e, each);
-  if (!e.op("attention", flops, read, written)) return;
+  if (!e.op("attention", 4. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
+            q.bytes() + k.bytes() + v.bytes(), o.bytes() + (lse ? lse.bytes() : 0)))
+    return;
   check_segments(docs, q.rows, k.rows);
+  if (e.on_cuda()) return attention::forward_cuda(e, a, docs);
   for_each_block(e, s, docs, false, [&](const Rows& rows, int64_t first, int worker) {
     body.forward(a, rows, first, work.as<float>() + worker * each);
   });
@@ -144,21 +141,16 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
         "attention_backward: lse is not fp32 [q_heads, rows]");
   Args a{s,          q,       k,  v,  o,  d_o, static_cast<const float*>(lse.data),
          lse.stride, nullptr, {}, dq, dk, dv,  nullptr};
-  const double flops = 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows);
-  const double read = 2 * (q.bytes() + o.bytes() + k.bytes() + v.bytes());
-  const double written = dq.bytes() + dk.bytes() + dv.bytes();
-  const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
-  a.delta = delta.as<float>();
-  if (e.on_cuda()) {
-    if (!e.op("attention_backward", flops, read, written)) return;
-    check_segments(docs, q.rows, k.rows);
-    return attention::backward_cuda(e, a, docs);
-  }
   const Body body = body_of(a);
   const int64_t each = body.backward_floats;
+  const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
   const Buffer work = tiles(e, each);
-  if (!e.op("attention_backward", flops, read, written)) return;
+  if (!e.op("attention_backward", 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
+            2 * (q.bytes() + o.bytes() + k.bytes() + v.bytes()), dq.bytes() + dk.bytes() + dv.bytes()))
+    return;
   check_segments(docs, q.rows, k.rows);
+  a.delta = delta.as<float>();
+  if (e.on_cuda()) return attention::backward_cuda(e, a, docs);
   const auto deltas = QLORA_PICK(attention_delta_rows);
   parallel_ranges(e, q.rows, rows_per_task(q.cols), [&](int64_t i, int64_t end) { deltas(a, i, end); });
   for_each_block(e, s, docs, true, [&](const Rows& rows, int64_t first, int worker) {

@@ -50,8 +50,8 @@ inline int64_t amx_workspace(int64_t dim) {
   return bytes / static_cast<int64_t>(sizeof(float));
 }
 
-// CUDA's bodies. Bounds are checked; args.delta is workspace of the backward pass.
-void forward_cuda(Exec& e, const Args& args, const Segments& docs);
-void backward_cuda(Exec& e, const Args& args, const Segments& docs);
+// CUDA's bodies. Bounds are checked; a.delta is workspace of the backward pass, which fills it first.
+void forward_cuda(Exec& e, const Args& a, const Segments& docs);
+void backward_cuda(Exec& e, const Args& a, const Segments& docs);
 
 }  // namespace qlora::attention

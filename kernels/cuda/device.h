@@ -16,6 +16,9 @@
 //
 //   struct Kernel {
 //     static constexpr int kThreads = 256;                        // of a block, a multiple of 32
+//     static constexpr int kBlocks = 2;                           // that a multiprocessor's registers
+//                                                                 // shall hold; may be left out: 1, so
+//                                                                 // that a thread has what it wants
 //     float* y;
 //     QLORA_DEVICE void operator()(SharedMemory shared) const;    // one thread
 //   };
@@ -37,6 +40,7 @@
 //   (PTX ISA 9.7.14.5 has the layouts) to_float(x), from_float<T>(f), pack_bf16(low, high) fma, sqrt, exp,
 //   log, tanh, max    fp32, exp and log double too; exp, log and tanh are
 //                                 within 3 units in the last place
+//   exp2(x)           fp32, one instruction: within 2^-22 of the result, 0 where that is subnormal
 //
 // Nothing is contracted behind the author's back: fma is where it is written.
 #if defined(__CUDACC__)

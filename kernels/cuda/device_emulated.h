@@ -143,6 +143,7 @@ inline float sqrt(float x) { return std::sqrt(x); }
 inline float exp(float x) { return std::exp(x); }
 inline double exp(double x) { return std::exp(x); }
 inline double log(double x) { return std::log(x); }
+inline float exp2(float x) { return std::exp2(x); }
 inline float log(float x) { return std::log(x); }
 inline float tanh(float x) { return std::tanh(x); }
 inline float max(float a, float b) { return std::fmax(a, b); }

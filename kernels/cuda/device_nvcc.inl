@@ -106,6 +106,11 @@ QLORA_DEVICE float sqrt(float x) { return __fsqrt_rn(x); }
 QLORA_DEVICE float exp(float x) { return ::expf(x); }
 QLORA_DEVICE double exp(double x) { return ::exp(x); }
 QLORA_DEVICE double log(double x) { return ::log(x); }
+QLORA_DEVICE float exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 QLORA_DEVICE float log(float x) { return ::logf(x); }
 QLORA_DEVICE float tanh(float x) { return ::tanhf(x); }
 QLORA_DEVICE float max(float a, float b) { return ::fmaxf(a, b); }
@@ -115,7 +120,15 @@ void verify_launch(std::source_location where);
 void allow_shared(const void* entry, size_t bytes, std::source_location where);
 
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::kThreads, 1) entry(const __grid_constant__ Kernel kernel) {
+constexpr int blocks_of() {
+  if constexpr (requires { Kernel::kBlocks; })
+    return Kernel::kBlocks;
+  else
+    return 1;
+}
+
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads, blocks_of<Kernel>()) entry(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(16) unsigned char memory[];
   kernel(SharedMemory(memory));
 }
