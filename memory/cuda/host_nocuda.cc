@@ -1,13 +1,18 @@
 #include "memory/cuda/host.h"
+#include "memory/cuda/start.h"
 
 // A build without CUDA: there is no device, so nothing of one can be made.
 namespace qlora::cuda {
+
+Found find(int) {
+  Found f;
+  f.built = false;
+  return f;
+}
+
 namespace {
 
-[[noreturn]] void absent() {
-  fail(Category::usage,
-       "this program was built without CUDA; build it with -DQLORA_CUDA=ON, or run on the CPU");
-}
+[[noreturn]] void absent() { fail(Category::usage, refusal(find(0), 0)); }
 
 }  // namespace
 

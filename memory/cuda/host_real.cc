@@ -3,6 +3,7 @@
 #include <source_location>
 
 #include "memory/cuda/host.h"
+#include "memory/cuda/start.h"
 
 namespace qlora::cuda {
 namespace {
@@ -39,6 +40,22 @@ cudaMemLocation location(bool on_device, int device) {
 }
 
 }  // namespace
+
+Found find(int device) {
+  Found f;
+  verify(cudaRuntimeGetVersion(&f.runtime), "cudaRuntimeGetVersion");
+  verify(cudaDriverGetVersion(&f.driver), "cudaDriverGetVersion");
+  const cudaError_t error = f.driver == 0 ? cudaSuccess : cudaGetDeviceCount(&f.devices);
+  if (error != cudaSuccess && error != cudaErrorNoDevice) f.failure = cudaGetErrorString(error);
+  if (error != cudaSuccess) f.devices = 0;
+  if (device < 0 || device >= f.devices) return f;
+  cudaDeviceProp p = {};
+  verify(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
+  f.name = p.name;
+  f.major = p.major;
+  f.minor = p.minor;
+  return f;
+}
 
 int device_count() {
   int count = 0;
