@@ -21,7 +21,8 @@ target_link_libraries(qlora_pcre2 INTERFACE ${PCRE2_LIBRARY})
 
 if(QLORA_CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
-  set(QLORA_CUDA_RUNTIME CUDA::cudart)
+  # Static, so that a program starts on any machine: it looks for the driver itself.
+  set(QLORA_CUDA_RUNTIME CUDA::cudart_static)
   enable_language(CUDA)
   if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc has it
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
