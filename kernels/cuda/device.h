@@ -19,10 +19,12 @@
 //     static constexpr int kBlocks = 2;                           // that a multiprocessor's registers
 //                                                                 // shall hold; may be left out: 1, so
 //                                                                 // that a thread has what it wants
+//     static constexpr size_t kShared = 1024;                     // bytes of shared memory; may be left
+//                                                                 // out: 0
 //     float* y;
 //     QLORA_DEVICE void operator()(SharedMemory shared) const;    // one thread
 //   };
-//   launch(e, Grid{blocks}, shared bytes, Kernel{y});             // on e's stream; nothing waits
+//   launch(e, Grid{blocks}, Kernel::kShared, Kernel{y});          // on e's stream; nothing waits
 //
 // - thread(), lane(), warp(): of the block; of the warp; the warp's place in the block
 // - block_x(), block_y(): the block's place in the grid

@@ -151,6 +151,9 @@ inline float max(float a, float b) { return std::fmax(a, b); }
 template <class Kernel>
 void launch(Exec& e, Grid grid, size_t shared_bytes, const Kernel& kernel, Where where = Where::current()) {
   static_assert(std::is_trivially_copyable_v<Kernel> && sizeof(Kernel) <= 4096 && Kernel::kThreads % 32 == 0);
+  check(emulator::Listed<Kernel>::done && shared_bytes <= shared_of<Kernel>(), where.file_name(), ":",
+        where.line(), ": launch with ", shared_bytes,
+        " bytes of shared memory, where the kernel's kShared says ", shared_of<Kernel>());
   emulator::launch(e.stream(), {grid.x, grid.y, Kernel::kThreads, shared_bytes,
                                 [kernel] { kernel(SharedMemory()); }, where});
 }

@@ -120,14 +120,6 @@ void verify_launch(std::source_location where);
 void allow_shared(const void* entry, size_t bytes, std::source_location where);
 
 template <class Kernel>
-constexpr int blocks_of() {
-  if constexpr (requires { Kernel::kBlocks; })
-    return Kernel::kBlocks;
-  else
-    return 1;
-}
-
-template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, blocks_of<Kernel>()) entry(const __grid_constant__ Kernel kernel) {
   extern __shared__ __align__(16) unsigned char memory[];
   kernel(SharedMemory(memory));

@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <functional>
 #include <source_location>
+#include <typeinfo>
+#include <vector>
 
+#include "kernels/cuda/grid.h"
 #include "memory/cuda/host.h"
 
 // The machine that tests run CUDA kernels on: a block's threads are fibers of one host thread, blocks follow
@@ -56,6 +59,21 @@ void touch(const void* p, size_t bytes, Access access);
 void copy_async(void* to, const void* from, int bytes);
 void commit_copies();
 void wait_copies(int latest);
+
+// What the sources say of a kernel that this program can launch; `type` is mangled, of all its launches.
+struct KernelFacts {
+  const char* type;
+  int threads, blocks;  // of a block; that a multiprocessor's registers shall hold
+  size_t shared_bytes;
+};
+std::vector<KernelFacts>& kernels();
+template <class Kernel>
+struct Listed {
+  static inline const bool done = [] {
+    kernels().push_back({typeid(Kernel).name(), Kernel::kThreads, blocks_of<Kernel>(), shared_of<Kernel>()});
+    return true;
+  }();
+};
 
 struct LaunchArgs {
   int64_t grid_x, grid_y;

@@ -16,6 +16,7 @@ namespace {
 template <class Body>
 struct Kernel {
   static constexpr int kThreads = 64;
+  static constexpr size_t kShared = 1 << 20;  // at most; each launch says
   Body body;
   QLORA_DEVICE void operator()(SharedMemory shared) const { body(shared); }
 };

@@ -11,4 +11,20 @@ struct Grid {
   int64_t x = 1, y = 1;
 };
 
+// What a kernel's type says of its launches (device.h).
+template <class Kernel>
+constexpr int blocks_of() {
+  if constexpr (requires { Kernel::kBlocks; })
+    return Kernel::kBlocks;
+  else
+    return 1;
+}
+template <class Kernel>
+constexpr size_t shared_of() {
+  if constexpr (requires { Kernel::kShared; })
+    return Kernel::kShared;
+  else
+    return 0;
+}
+
 }  // namespace qlora::cuda
