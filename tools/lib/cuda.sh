@@ -1,7 +1,8 @@
 # The CUDA toolkit: one that is there, or .deps/cuda, unpacked from NVIDIA's wheels on PyPI without root.
 # shellcheck shell=bash
 
-# host_real.cc's calls are those of 13.0; 13.x of any minor version runs with driver 580 or newer.
+# host_real.cc's calls are those of 13.0; 13.x of any minor version runs with driver 580 or newer. What 14 brings is not
+# known.
 CUDA_OLDEST=13.0
 CUDA_DEPS=$DEPS/cuda
 
@@ -21,7 +22,7 @@ nvcc_version() { "$1" --version 2>/dev/null | sed -nE 's/.* release ([0-9.]+).*/
 is_toolkit() {
   local version file
   [[ -x $1/bin/nvcc ]] && version=$(nvcc_version "$1/bin/nvcc") && [[ -n $version ]] || return
-  version_at_least "$version" "$CUDA_OLDEST" || return
+  version_at_least "$version" "$CUDA_OLDEST" && [[ ${version%%.*} == "${CUDA_OLDEST%%.*}" ]] || return
   for file in include/cuda_runtime.h include/crt/host_config.h nvvm/bin/cicc lib64/libcudart_static.a; do
     [[ -e $1/$file ]] || return
   done
@@ -39,17 +40,23 @@ find_toolkit() {
   done
 }
 
-# cuda_program NAME: prints where a program of the toolkit is; fails where it is not.
-cuda_program() {
+# cuda_file PATH: prints where a file of the toolkit is; fails where it is not.
+cuda_file() {
   local folder
   for folder in "$(find_toolkit)" "$CUDA_DEPS"; do
-    [[ -n $folder && -x $folder/bin/$1 ]] && printf '%s\n' "$folder/bin/$1" && return
+    [[ -n $folder && -e $folder/$1 ]] && printf '%s\n' "$folder/$1" && return
   done
-  command -v "$1"
+  return 1
+}
+
+# cuda_program NAME: prints where a program of the toolkit is; fails where it is not.
+cuda_program() {
+  cuda_file "bin/$1" || command -v "$1"
 }
 
 # What is brought: for what, project, version, and for each processor the wheel's platform and sha256.
 #   toolkit    compiler, headers and runtime library
+#   cublas     cuBLASLt's header and library: opened when a program first multiplies on a card
 #   reader     what shows the code in a binary; in no wheel of 13.0
 #   sanitizer  compute-sanitizer, for machines with a card
 cuda_wheels() {
@@ -64,6 +71,8 @@ toolkit nvidia-cuda-runtime 13.0.96 x86_64 manylinux2014_x86_64.manylinux_2_17_x
 toolkit nvidia-cuda-runtime 13.0.96 aarch64 manylinux2014_aarch64.manylinux_2_17_aarch64 ef9bcbe90493a2b9d810e43d249adb3d02e98dd30200d86607d8d02687c43f55
 toolkit nvidia-cuda-cccl 13.0.85 x86_64 manylinux2014_x86_64.manylinux_2_17_x86_64 e0da7ad981f3a8aff08241b5bfc1af868742a63e2762f53a5171c492ef242649
 toolkit nvidia-cuda-cccl 13.0.85 aarch64 manylinux2014_aarch64.manylinux_2_17_aarch64 6f0203e29fed809ee2b7fe9b1344df66ecab990c37d6a2e0e189b26d6c97ed7c
+cublas nvidia-cublas 13.0.2.14 x86_64 manylinux_2_27_x86_64 0cf238ffdbe46c00cb9aa98e7bca745c223a5ca5a53e686ac8b3e5a08fe80d6c
+cublas nvidia-cublas 13.0.2.14 aarch64 manylinux_2_27_aarch64 17165c296de689662b96e0ef4f21dfbff3092ff00d0e3e59470f5acb08c0f87d
 reader nvidia-cuda-cuobjdump 13.2.78 x86_64 manylinux2014_x86_64.manylinux_2_17_x86_64 394087411405b846bf43aa52ca2ff603bbe18b3b8a1257cda0903e23c17bdbf3
 reader nvidia-cuda-cuobjdump 13.2.78 aarch64 manylinux2014_aarch64.manylinux_2_17_aarch64 c985f2ac62cc6b41cb3c612c4b8d117f4c30ff5c1a2f9e23ca3350e0090a85b6
 reader nvidia-cuda-nvdisasm 13.2.78 x86_64 manylinux2014_x86_64.manylinux_2_17_x86_64 b4ebcd3c5046bf8039ac52675b9dbefd843600969649ecaab0a42b0713a61dae
@@ -86,6 +95,8 @@ bring_cuda() {
     fetch_wheel "$project" "$version" "$wheel" "$sha" "$part/wheels" </dev/null &&
       unzip_into "$part/wheels/$wheel" "$part" || return
   done < <(cuda_wheels "$1")
+  # Half a gigabyte is cuBLASLt; what stands on it is not used.
+  rm -f "$part"/nvidia/cu13/lib/lib{cublas,nvblas}.so.*
   mkdir -p "$CUDA_DEPS"
   cp -a "$part/nvidia/cu13/." "$CUDA_DEPS/" && rm -rf "$part" || return
   # A zip keeps neither run bits nor links.
@@ -109,9 +120,14 @@ cuda_setup() {
     toolkit=$(find_toolkit)
     [[ -n $toolkit ]] || die 1 "$CUDA_DEPS is no complete CUDA toolkit after the installation; remove it and run $SCRIPT --cuda again"
   fi
-  cuda_program cuobjdump >/dev/null && cuda_program nvdisasm >/dev/null || step "cuobjdump and nvdisasm from PyPI (5 MB)" bring_cuda reader
-  if has_card; then
-    cuda_program compute-sanitizer >/dev/null || step "compute-sanitizer from PyPI (14 MB)" bring_cuda sanitizer
+  if ! cuda_file include/cublasLt.h >/dev/null || ! cuda_file lib64/libcublasLt.so.13 >/dev/null; then
+    step "cuBLASLt from PyPI (420 MB)" bring_cuda cublas
+  fi
+  if ! cuda_program cuobjdump >/dev/null || ! cuda_program nvdisasm >/dev/null; then
+    step "cuobjdump and nvdisasm from PyPI (5 MB)" bring_cuda reader
+  fi
+  if has_card && ! cuda_program compute-sanitizer >/dev/null; then
+    step "compute-sanitizer from PyPI (14 MB)" bring_cuda sanitizer
   fi
   say "CUDA: $(nvcc_version "$toolkit/bin/nvcc") in $toolkit."
 }
