@@ -77,11 +77,6 @@ endfunction()
 function(qlora_test name)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${name}/*.cc
        ${PROJECT_SOURCE_DIR}/${name}/*_test.cc)
-  if(name STREQUAL "memory")
-    list(APPEND sources $<TARGET_OBJECTS:qlora_emulated_memory>)
-  elseif(name STREQUAL "kernels")
-    list(APPEND sources $<TARGET_OBJECTS:qlora_emulated_memory> $<TARGET_OBJECTS:qlora_emulated_kernels>)
-  endif()
   file(GLOB support CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/*.cc)
   if(QLORA_SANITIZE)
     list(FILTER sources EXCLUDE REGEX "/run_faults_test\\.cc$")  # see qlora_faults
@@ -89,11 +84,23 @@ function(qlora_test name)
   if(NOT sources)
     return()
   endif()
-  add_executable(test_${name} ${sources} ${support})
+  # The tests alone, for programs that run them over other bodies (tests/mutants/kernels, tests/races).
+  add_library(qlora_tests_${name} OBJECT ${sources} ${support})
+  target_link_libraries(qlora_tests_${name} PUBLIC qlora_${name} GTest::gtest_main)
+  target_compile_definitions(qlora_tests_${name} PRIVATE QLORA_GOLDEN="${PROJECT_SOURCE_DIR}/tests/golden"
+                                                         QLORA_SOURCE="${PROJECT_SOURCE_DIR}"
+                                                         QLORA_BIN="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+  qlora_options(qlora_tests_${name})
+  set(emulated)
+  if(name STREQUAL "memory" OR name STREQUAL "kernels")
+    set(emulated $<TARGET_OBJECTS:qlora_emulated_memory>)
+  endif()
+  if(name STREQUAL "kernels")
+    list(APPEND emulated $<TARGET_OBJECTS:qlora_emulated_kernels>)
+  endif()
+  add_executable(test_${name} $<TARGET_OBJECTS:qlora_tests_${name}> ${emulated})
   target_link_libraries(test_${name} PRIVATE qlora_${name} GTest::gtest_main)
-  target_compile_definitions(test_${name} PRIVATE QLORA_GOLDEN="${PROJECT_SOURCE_DIR}/tests/golden"
-                                                  QLORA_SOURCE="${PROJECT_SOURCE_DIR}"
-                                                  QLORA_BIN="${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+  set_target_properties(test_${name} PROPERTIES LINKER_LANGUAGE CXX)
   qlora_options(test_${name})
   # The names of parameters, not what they print: that may be an address.
   gtest_discover_tests(test_${name} TEST_PREFIX ${name}. NO_PRETTY_VALUES DISCOVERY_MODE PRE_TEST

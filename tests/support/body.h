@@ -1,6 +1,7 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,9 +25,12 @@ struct Body {
   }
 };
 
+// With QLORA_TEST_BODIES=cuda in the environment no CPU bodies: for programs that are about kernels alone.
 inline std::vector<Body> bodies() {
   std::vector<Body> out;
-  for (Isa isa : isas()) out.push_back({{DeviceKind::cpu, 0}, isa, 0});
+  const char* const wanted = std::getenv("QLORA_TEST_BODIES");
+  if (wanted == nullptr || std::string_view(wanted) != "cuda")
+    for (Isa isa : isas()) out.push_back({{DeviceKind::cpu, 0}, isa, 0});
   for (int v = 0; v < cuda::emulator::kVariants; ++v) out.push_back({{DeviceKind::cuda, 0}, active_isa(), v});
   return out;
 }
