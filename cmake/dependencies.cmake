@@ -23,6 +23,8 @@ if(QLORA_CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
   # Static, so that a program starts on any machine: it looks for the driver itself.
   set(QLORA_CUDA_RUNTIME CUDA::cudart_static)
+  # cuBLASLt is opened when it is first wanted (kernels/cuda/cublaslt_real.cc), from where the system looks or from here.
+  list(APPEND CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR} ${PROJECT_SOURCE_DIR}/.deps/cuda/lib)
   enable_language(CUDA)
   if(NOT DEFINED CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake before 3.26 does not know that nvcc has it
     set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)

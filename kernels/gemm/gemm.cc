@@ -111,15 +111,6 @@ class GemmRun {
   Buffer memory_;
 };
 
-// What a product takes on a CUDA device besides its operands: asked for whatever kernel is picked.
-struct DeviceSpace {
-  Buffer decoded, library;
-  DeviceSpace(Exec& e, size_t decoded_bytes) {
-    if (decoded_bytes > 0) decoded = e.allocate(Region::workspace, "decoded weights", decoded_bytes);
-    library = e.allocate(Region::workspace, "cuBLASLt workspace", kCublasLtWorkspace);
-  }
-};
-
 void gemm(Exec& e, const char* name, const GemmCall& call) {
   check_call(name, call);
   const Mat& y = call.y;
@@ -132,8 +123,8 @@ void gemm(Exec& e, const char* name, const GemmCall& call) {
   if (call.epilogue.residual) read += call.epilogue.residual.bytes();
   const double flops = 2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k;
   if (e.on_cuda()) {
-    const DeviceSpace space(e, sizeof(bf16) * static_cast<size_t>(gemm_workspace_cuda(call)));
-    if (e.op(name, flops, read, y.bytes())) gemm_cuda(e, call, space.decoded.as<bf16>());
+    const Buffer space = e.allocate(Region::workspace, "gemm workspace", plan_gemm(call).bytes());
+    if (e.op(name, flops, read, y.bytes()) && y.rows > 0 && y.cols > 0) gemm_cuda(e, call, space.data());
     return;
   }
   const GemmBody<GemmCall> body = body_of(call);
@@ -166,8 +157,9 @@ void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, fl
   const double read = a.bytes() + b.bytes() + out.bytes();
   GemmTnCall call{a, b, scale, out};
   if (e.on_cuda()) {
-    const DeviceSpace space(e, 0);
-    if (e.op(name, flops, read, out.bytes())) gemm_tn_cuda(e, call);
+    const Buffer space = e.allocate(Region::workspace, "gemm workspace", plan_gemm(call).bytes());
+    const bool empty = a.rows == 0 || out.rows == 0 || out.cols == 0;
+    if (e.op(name, flops, read, out.bytes()) && !empty) gemm_tn_cuda(e, call, space.data());
     return;
   }
   const GemmBody<GemmTnCall> body = body_of(call);

@@ -8,9 +8,6 @@
 
 namespace qlora {
 
-// What cuBLASLt may use on a CUDA device: a constant, so that no choice of its hangs on free memory.
-inline constexpr size_t kCublasLtWorkspace = size_t{32} << 20;
-
 // One product of a sum. `w` is decoded on the fly from its stored format.
 struct GemmTerm {
   ConstMat x;    // [M, K], fp32 or bf16
@@ -30,15 +27,18 @@ struct GemmEpilogue {
 // y is fp32 or bf16; x's of one call share a dtype. When that dtype is bf16, every decoded weight is rounded
 // to bf16 before the product (compute type bf16), else it is taken in fp32. Products and sums are fp32, in an
 // order that depends on shapes and ISA alone: not on threads, not on M, not on how rows are split over calls.
-// y may alias an epilogue's residual but no x. Workspace comes from e. Category::internal on shapes that do
-// not fit.
+// On a CUDA device calls of the same shapes give the same bits there, whatever is planned or stored; M is one
+// of them where bf16 is multiplied (cuBLASLt picks its algorithm by it, few rows have a kernel of their own:
+// gemm_choice.h), so what is computed again is computed in the same rows. y may alias an epilogue's residual
+// but no x. Workspace comes from e. Category::internal on shapes that do not fit.
 void gemm_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
              const Mat& y);
 void gemm_nn(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
              const Mat& y);
 
 // out[P, Q] (fp32) += scale * a[M, P]^T b[M, Q]: LoRA's dA and dB. a, b fp32 or bf16, not necessarily the
-// same. The sum runs over rows in order, in fp32 chunks of a fixed length, whatever the threads.
+// same. The sum runs over rows in order, in fp32 chunks of a fixed length, whatever the threads; on a CUDA
+// device in an order of the shapes' own.
 void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, float scale, const Mat& out);
 
 }  // namespace qlora

@@ -169,9 +169,6 @@ struct GemmKernel {
   }
 };
 
-bool on_16_bytes(const ConstMat& m) {
-  return reinterpret_cast<uintptr_t>(m.data) % 16 == 0 && m.stride % 8 == 0;
-}
 Operand operand(const ConstMat& m) { return {static_cast<const bf16*>(m.data), m.stride, on_16_bytes(m)}; }
 
 template <bool kAByK, bool kBByK>
@@ -181,38 +178,66 @@ void launch_gemm(Exec& e, const Args& args) {
 }
 
 }  // namespace
-}  // namespace cuda
 
-void gemm_cuda(Exec& e, const GemmCall& call, bf16* workspace) {
+void gemm_tiles(Exec& e, const GemmCall& call, const GemmSpace& space) {
   const auto count = static_cast<int64_t>(call.terms.size());
   check(count <= kMostGemmTerms, "gemm: ", count, " terms");
-  if (call.terms[0].x.dtype != DType::bf16) return cuda::gemm_fp32(e, call);
   const bool one_by_one = call.y.dtype == DType::f32;
-  cuda::Args args{{}, 0, call.y.rows, call.y.cols, 1.f, call.epilogue.bias, call.epilogue.residual, call.y};
+  bf16* decoded_at = reinterpret_cast<bf16*>(space.decoded);
+  Args args{{}, 0, call.y.rows, call.y.cols, 1.f, call.epilogue.bias, call.epilogue.residual, call.y};
   for (int64_t i = 0; i < count; ++i) {
     const GemmTerm& t = call.terms[static_cast<size_t>(i)];
-    const int64_t stride = cuda::decoded_stride(t.w);
+    const int64_t stride = decoded_stride(t.w);
     const void* decoded = t.w.data;
-    if (!cuda::is_decoded(t.w)) {
-      cuda::decode_weight(e, t.w, workspace);
-      decoded = workspace;
-      if (!one_by_one) workspace += t.w.rows * stride;
+    if (!is_decoded(t.w)) {
+      decode_weight(e, t.w, decoded_at, stride);
+      decoded = decoded_at;
+      if (!one_by_one) decoded_at += t.w.rows * stride;
     }
-    args.terms[args.count++] = {cuda::operand(t.x),
-                                cuda::operand({decoded, DType::bf16, t.w.rows, t.w.cols, stride}), t.x.cols};
+    args.terms[args.count++] = {operand(t.x), operand({decoded, DType::bf16, t.w.rows, t.w.cols, stride}),
+                                t.x.cols};
     if (!one_by_one && i + 1 < count) continue;
-    call.transposed_w ? cuda::launch_gemm<false, false>(e, args) : cuda::launch_gemm<false, true>(e, args);
+    call.transposed_w ? launch_gemm<false, false>(e, args) : launch_gemm<false, true>(e, args);
     args.count = 0;
     args.bias = nullptr;
     args.residual = call.y;  // what there is of the sum
   }
 }
 
-void gemm_tn_cuda(Exec& e, const GemmTnCall& call) {
-  if (call.a.dtype != DType::bf16 || call.b.dtype != DType::bf16) return cuda::gemm_tn_fp32(e, call);
-  cuda::Args args{{}, 1, call.out.rows, call.out.cols, call.scale, nullptr, call.out, call.out};
-  args.terms[0] = {cuda::operand(call.a), cuda::operand(call.b), call.a.rows};
-  cuda::launch_gemm<true, true>(e, args);
+void gemm_tn_tiles(Exec& e, const GemmTnCall& call) {
+  Args args{{}, 1, call.out.rows, call.out.cols, call.scale, nullptr, call.out, call.out};
+  args.terms[0] = {operand(call.a), operand(call.b), call.a.rows};
+  launch_gemm<true, true>(e, args);
+}
+
+}  // namespace cuda
+
+namespace {
+
+// Of a plan that knows no addresses.
+bool are_on_16_bytes(const GemmCall& call) {
+  for (const GemmTerm& t : call.terms)
+    if (!cuda::on_16_bytes(t.x)) return false;
+  return cuda::on_16_bytes(call.y) && cuda::on_16_bytes(call.epilogue.residual);
+}
+
+}  // namespace
+
+void gemm_cuda(Exec& e, const GemmCall& call, void* workspace) {
+  const GemmPlan plan = plan_gemm(call);
+  const GemmSpace space(plan, workspace);
+  if (plan.on == GemmOn::multiply_adds) return cuda::gemm_fp32(e, call);
+  if (plan.on == GemmOn::library && are_on_16_bytes(call)) return cuda::gemm_library(e, call, space);
+  cuda::gemm_tiles(e, call, space);
+}
+
+void gemm_tn_cuda(Exec& e, const GemmTnCall& call, void* workspace) {
+  const GemmPlan plan = plan_gemm(call);
+  if (plan.on == GemmOn::multiply_adds) return cuda::gemm_tn_fp32(e, call);
+  const bool aligned = cuda::on_16_bytes(call.a) && cuda::on_16_bytes(call.b) && cuda::on_16_bytes(call.out);
+  if (plan.on == GemmOn::library && aligned)
+    return cuda::gemm_tn_library(e, call, GemmSpace(plan, workspace));
+  cuda::gemm_tn_tiles(e, call);
 }
 
 }  // namespace qlora

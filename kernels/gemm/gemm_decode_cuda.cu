@@ -15,11 +15,11 @@ struct DecodeKernel {
   static constexpr int kThreads = 128;
   Weight weight;
   bf16* out;
-  int64_t stride, first_row;
+  int64_t stride, cols, first_row;  // cols: up to a multiple of eight
 
   QLORA_DEVICE void operator()(SharedMemory) const {
     const int64_t row = first_row + block_y(), col = (int64_t{block_x()} * kThreads + thread()) * kPer;
-    if (col >= stride) return;
+    if (col >= cols) return;
     Eight eight;
     for (int i = 0; i < kPer / 2; ++i) {
       const int64_t c = col + 2 * i;
@@ -38,6 +38,8 @@ struct DecodeFourBitsKernel {
   Weight weight;
   bf16* out;
   int64_t eights;
+  uint32_t row_eights;    // of a row; 0: rows follow each other in `out`, too
+  int64_t stride_eights;  // of `out`
 
   QLORA_DEVICE void operator()(SharedMemory shared) const {
     const Shared<float> values = shared.take<float>(16);
@@ -53,25 +55,27 @@ struct DecodeFourBitsKernel {
       const float first = values[static_cast<int>(byte >> 4)], second = values[static_cast<int>(byte & 15)];
       eight.pairs[i] = pack_bf16(first * scale * weight.w.scale, second * scale * weight.w.scale);
     }
-    reinterpret_cast<Eight*>(out)[at] = eight;
+    const int64_t row = row_eights == 0 ? 0 : static_cast<uint32_t>(at) / row_eights;
+    reinterpret_cast<Eight*>(out)[at + row * (stride_eights - row_eights)] = eight;
   }
 };
 
 }  // namespace
 
-void decode_weight(Exec& e, const WeightView& w, bf16* workspace) {
+void decode_weight(Exec& e, const WeightView& w, bf16* out, int64_t stride) {
   const bool four_bits = w.format == Format::nf4 || w.format == Format::fp4;
-  if (four_bits && w.cols % kPer == 0 && w.block_size % kPer == 0) {
-    const int64_t eights = w.elements() / kPer;
+  const int64_t eights = w.elements() / kPer;
+  if (four_bits && w.cols % kPer == 0 && w.block_size % kPer == 0 && eights <= UINT32_MAX) {
+    const int64_t row = stride == w.cols ? 0 : w.cols / kPer;
     launch(e, {ceil_div(eights, DecodeFourBitsKernel::kThreads)}, DecodeFourBitsKernel::kShared,
-           DecodeFourBitsKernel{Weight(w), workspace, eights});
+           DecodeFourBitsKernel{Weight(w), out, eights, static_cast<uint32_t>(row), stride / kPer});
     return;
   }
-  const int64_t stride = decoded_stride(w);
+  const int64_t cols = ceil_div(w.cols, kPer) * kPer;
   for (int64_t row = 0; row < w.rows; row += 65535) {  // as many as a grid has
     const int64_t rows = std::min<int64_t>(65535, w.rows - row);
-    launch(e, {ceil_div(stride, kPer * DecodeKernel::kThreads), rows}, 0,
-           DecodeKernel{Weight(w), workspace, stride, row});
+    launch(e, {ceil_div(cols, kPer * DecodeKernel::kThreads), rows}, 0,
+           DecodeKernel{Weight(w), out, stride, cols, row});
   }
 }
 

@@ -3,7 +3,7 @@
 
 namespace qlora {
 
-void gemm_cuda(Exec&, const GemmCall&, bf16*) { cuda::absent(); }
-void gemm_tn_cuda(Exec&, const GemmTnCall&) { cuda::absent(); }
+void gemm_cuda(Exec&, const GemmCall&, void*) { cuda::absent(); }
+void gemm_tn_cuda(Exec&, const GemmTnCall&, void*) { cuda::absent(); }
 
 }  // namespace qlora

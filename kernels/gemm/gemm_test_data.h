@@ -118,4 +118,11 @@ class TestWeight {
   std::vector<float> absmax_, nested_, map_;
 };
 
+constexpr DType kDTypes[] = {DType::f32, DType::bf16};
+
+inline void multiply(Exec& e, bool nt, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
+                     const Mat& y) {
+  (nt ? gemm_nt : gemm_nn)(e, "product", terms, epilogue, y);
+}
+
 }  // namespace qlora

@@ -1,0 +1,269 @@
+#include <gtest/gtest.h>
+
+#include <array>
+#include <string>
+
+#include "kernels/cuda/cublaslt.h"
+#include "kernels/gemm/gemm.h"
+#include "kernels/gemm/gemm_choice.h"
+#include "kernels/gemm/gemm_ref.h"
+#include "kernels/gemm/gemm_test_data.h"
+#include "kernels/gemm/gemm_test_near.h"
+#include "tests/support/body.h"
+
+namespace qlora {
+namespace {
+
+using testing::run_planned;
+
+// Products on CUDA by one body, in one of the emulator's variants.
+class GemmCuda : public ::testing::Test {
+ protected:
+  ~GemmCuda() override {
+    set_cuda_gemm(CudaGemm::by_rows);
+    set_gemm_algorithms({});
+  }
+  template <class F>
+  void on_cuda(CudaGemm choice, const F& f) {
+    set_cuda_gemm(choice);
+    const testing::WithBody with({{DeviceKind::cuda, 0}, active_isa(), 1});
+    f();
+  }
+};
+
+bool is_logged(const std::string& product) {
+  return cuda::matmul_log().find("| " + product + " |") != std::string::npos;
+}
+
+// Variants give the same bits: in each direction, in more tiles than one, ragged.
+TEST_F(GemmCuda, SameBitsInEveryVariant) {
+  set_cuda_gemm(CudaGemm::own);
+  for (const testing::Body& body : testing::bodies()) {
+    if (body.device.kind != DeviceKind::cuda) continue;
+    SCOPED_TRACE(body.name());
+    const testing::WithBody with(body);
+    for (const DType dtype : kDTypes)
+      for (const int64_t gap : {0, 3}) {  // rows on 16 bytes, and off them
+        const TestWeight w(Format::nf4, 168, 88, {});
+        const TestMatrix x(dtype, 140, 88, gap * 8 / 3), dy(dtype, 140, 168, gap);
+        TestMatrix y(dtype, 140, 168, gap), dx(DType::f32, 140, 88, gap), out(DType::f32, 88, 168, gap);
+        const GemmTerm forward{x.view(), w.view()}, backward{dy.view(), w.view()};
+        run_planned(1, [&](Exec& e) {
+          gemm_nt(e, "nt", {&forward, 1}, {}, y.view());
+          gemm_nn(e, "nn", {&backward, 1}, {}, dx.view());
+          gemm_tn(e, "tn", x.view(), dy.view(), .5f, out.view());
+        });
+        for (const TestMatrix* m : {&y, &dx, &out}) testing::WithBody::expect_repeats(m->bytes());
+      }
+  }
+}
+
+// Workspace: cuBLASLt's where it is called; weights decoded to bf16, one at a time where the sum is fp32; the
+// terms' x where they are one sum.
+TEST_F(GemmCuda, AsksForItsWorkspace) {
+  constexpr int64_t M = 256, N = 64, K = 96, R = 8;
+  const TestWeight w(Format::nf4, N, K, {}), lora(Format::f32, N, R, {}), plain(Format::bf16, N, K, {});
+  const TestMatrix x(DType::bf16, M, K, 8), s(DType::bf16, M, R, 16), odd(DType::bf16, M, K, 1);
+  const TestMatrix bias(DType::f32, 1, N, 0);
+  const auto asked = [&](std::span<const GemmTerm> terms, DType type, const GemmEpilogue& epilogue = {}) {
+    TestMatrix y(type, M, N, 8);
+    Trace trace("t");
+    Exec e = Exec::rehearsal(2, {DeviceKind::cuda, 0});
+    Phase phase(e, trace);
+    gemm_nt(e, "product", terms, epilogue, y.view());
+    EXPECT_EQ(trace.ops.size(), 1u);
+    EXPECT_EQ(trace.spans.size(), 1u);
+    return trace.peak_live_bytes();
+  };
+  constexpr size_t kDecoded = N * K * sizeof(bf16), kLora = N * R * sizeof(bf16),
+                   kAlign = cuda::kCublasLtAlign, kLibrary = cuda::kCublasLtWorkspace + kAlign;
+  const GemmTerm both[] = {{x.view(), w.view()}, {s.view(), lora.view()}};
+  const GemmTerm stored{x.view(), plain.view()}, off{odd.view(), w.view()};
+  set_cuda_gemm(CudaGemm::dequant);
+  EXPECT_EQ(asked(both, DType::f32), kLibrary + kDecoded);
+  EXPECT_EQ(asked(both, DType::bf16), kLibrary + kDecoded + kLora + M * (K + R) * sizeof(bf16));
+  EXPECT_EQ(asked(both, DType::bf16, {bias.view().row<float>(0), {}}),
+            kLibrary + kDecoded + kLora + M * N * sizeof(float));
+  EXPECT_EQ(asked({&stored, 1}, DType::bf16), kLibrary);
+  EXPECT_EQ(asked({&off, 1}, DType::bf16), kDecoded + kAlign);
+  set_cuda_gemm(CudaGemm::own);
+  EXPECT_EQ(asked(both, DType::f32), kDecoded + kAlign);
+  EXPECT_EQ(asked(both, DType::bf16), kDecoded + kLora + kAlign);
+  EXPECT_EQ(asked({&stored, 1}, DType::bf16), Trace::kAlign);  // what nothing takes
+}
+
+// One shape on cuBLASLt: a base alone and with LoRA's term behind an empty one, every epilogue.
+void expect_library_near(Format format, int64_t M, int64_t N, int64_t K, bool nt, DType type) {
+  const TestWeight w(format, nt ? N : K, nt ? K : N, {.block_size = 32}),
+      lora(Format::f32, nt ? N : 16, nt ? 16 : N, {.scale = 2.f});
+  const TestMatrix x(DType::bf16, M, K, 8), s(DType::bf16, M, 16, 40), empty(DType::bf16, M, 0, 8);
+  const TestMatrix residual(type, M, N, 16), other(type == DType::f32 ? DType::bf16 : DType::f32, M, N, 8),
+      bias(DType::f32, 1, N, 0);
+  WeightView nothing = lora.view();
+  (nt ? nothing.cols : nothing.rows) = 0;
+  const GemmTerm terms[] = {{x.view(), w.view()}, {empty.view(), nothing}, {s.view(), lora.view()}};
+  const float* const b = nt ? bias.view().row<float>(0) : nullptr;
+  for (const GemmEpilogue& epilogue :
+       {GemmEpilogue{}, {b, {}}, {nullptr, residual.view()}, {b, other.view()}})
+    for (const size_t count : {1, 3}) {
+      TestMatrix y(type, M, N, 24);
+      run_planned(1, [&](Exec& e) { multiply(e, nt, {terms, count}, epilogue, y.view()); });
+      expect_near(y.view(), gemm_ref<double>({terms, count}, epilogue, M, N, nt), K + 16,
+                  cat(M, "x", N, "x", K, " nt ", nt, " ", name_of(type), " terms ", count));
+      EXPECT_TRUE(y.padding_untouched());
+    }
+}
+
+// One row, odd, ragged, over a tile; in both directions and types.
+TEST_F(GemmCuda, LibraryMultiplies) {
+  on_cuda(CudaGemm::dequant, [] {
+    for (const bool nt : {true, false})
+      for (const DType type : kDTypes) {
+        expect_library_near(Format::nf4, 1, 8, 64, nt, type);
+        expect_library_near(Format::bf16, 65, 24, 264, nt, type);
+        expect_library_near(nt ? Format::fp4 : Format::int8, 130, 72, 320, nt, type);
+      }
+  });
+  EXPECT_TRUE(is_logged("nt 65x24x264 fp32"));
+  EXPECT_TRUE(is_logged("nn 130x72x336 bf16"));    // as one sum
+  EXPECT_TRUE(is_logged("nn 130x72x16 fp32 +"));   // one by one
+  EXPECT_TRUE(is_logged("nt 130x72x336 bf16 +"));  // onto a residual
+}
+
+TEST_F(GemmCuda, LibraryAccumulatesGradients) {
+  on_cuda(CudaGemm::dequant, [] {
+    const TestMatrix a(DType::bf16, 37, 24, 8), b(DType::bf16, 37, 136, 0);
+    TestMatrix out(DType::f32, 24, 136, 8);
+    GemmSums<double> want = gemm_tn_ref<double>(a.view(), b.view(), 0.375f);
+    for (int64_t p = 0; p < 24; ++p)
+      for (int64_t q = 0; q < 136; ++q) {
+        const double former = gemm_element<double>(out.view(), p, q);
+        want.sum[p * 136 + q] += former;
+        want.magnitude[p * 136 + q] += std::abs(former);
+      }
+    run_planned(1, [&](Exec& e) { gemm_tn(e, "product", a.view(), b.view(), 0.375f, out.view()); });
+    expect_near(out.view(), want, 37, "tn");
+    EXPECT_TRUE(out.padding_untouched());
+  });
+  EXPECT_TRUE(is_logged("tn 24x136x37 fp32 +"));
+}
+
+// Stored or computed again, at whatever address: one shape, one result.
+TEST_F(GemmCuda, ShapesGiveTheBits) {
+  on_cuda(CudaGemm::dequant, [] {
+    const TestWeight w(Format::nf4, 72, 320, {});
+    const TestMatrix x(DType::bf16, 96, 320, 0);
+    const auto run = [&](int64_t begin, int64_t count, TestMatrix& y) {
+      const GemmTerm term{x.view().row_range(begin, count), w.view()};
+      run_planned(1, [&](Exec& e) {
+        gemm_nt(e, "product", {&term, 1}, {}, y.view().row_range(begin, count));
+      });
+    };
+    TestMatrix y(DType::f32, 96, 72, 0), again(y), rows(y);
+    for (const int64_t begin : {0, 48}) run(begin, 48, y);
+    for (const int64_t begin : {48, 0}) run(begin, 48, again);
+    EXPECT_TRUE(same_bits(y, again));
+    run(0, 96, rows);  // (the emulated library takes another algorithm, as the real one may)
+    EXPECT_FALSE(same_bits(y, rows));
+  });
+}
+
+// What lies off 16 bytes is multiplied by the tiles, in a workspace that was planned for the library.
+TEST_F(GemmCuda, OffSixteenBytes) {
+  on_cuda(CudaGemm::dequant, [] {
+    const TestWeight w(Format::nf4, 80, 104, {}), lora(Format::f32, 80, 8, {});
+    const TestMatrix wide(DType::bf16, 9, 120, 0), s(DType::bf16, 9, 8, 0), bias(DType::f32, 1, 80, 0);
+    const GemmTerm terms[] = {{wide.view().col_range(3, 104), w.view()}, {s.view(), lora.view()}};
+    const GemmEpilogue epilogue{bias.view().row<float>(0), {}};
+    TestMatrix y(DType::bf16, 9, 80, 8);
+    run_planned(1, [&](Exec& e) { multiply(e, true, terms, epilogue, y.view()); });
+    expect_near(y.view(), gemm_ref<double>(terms, epilogue, 9, 80, true), 112, "off");
+  });
+  EXPECT_FALSE(is_logged("nt 9x80x104 fp32"));
+}
+
+// The table in force picks the algorithm, and what it says is checked.
+TEST_F(GemmCuda, TheTableRules) {
+  const TestWeight w(Format::bf16, 16, 640, {});
+  const TestMatrix x(DType::bf16, 5, 640, 0);
+  const GemmTerm term{x.view(), w.view()};
+  const auto with = [&](uint64_t algorithm) {
+    cuda::AlgorithmTable table;
+    table.set("emulated", "1", "nt 5x16x640 fp32", {algorithm});
+    set_gemm_algorithms(table);
+    TestMatrix y(DType::f32, 5, 16, 0);
+    on_cuda(CudaGemm::dequant, [&] {
+      run_planned(1, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, y.view()); });
+    });
+    return y;
+  };
+  const TestMatrix one = with(1), three = with(3);
+  EXPECT_FALSE(same_bits(one, three));
+  EXPECT_TRUE(same_bits(one, with(1)));
+  EXPECT_NE(cuda::matmul_log().find(cuda::AlgorithmTable::line("emulated", "1", "nt 5x16x640 fp32", {3})),
+            std::string::npos);
+  try {
+    cuda::AlgorithmTable table;
+    table.set("emulated", "1", "nt 5x16x640 fp32", {99});
+    set_gemm_algorithms(table);
+    set_cuda_gemm(CudaGemm::dequant);
+    const testing::WithBody with_body({{DeviceKind::cuda, 0}, active_isa(), 1});
+    cuda::emulator::launches += 1;  // (none is to come)
+    TestMatrix y(DType::f32, 5, 16, 0);
+    run_planned(1, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, y.view()); });
+    ADD_FAILURE() << "multiplied";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.category(), Category::input);
+    EXPECT_NE(std::string(e.what()).find("nt 5x16x640 fp32"), std::string::npos);
+  }
+}
+
+// What no library would take is a bug of ours, told before it is called.
+TEST_F(GemmCuda, MatmulChecksItsOperands) {
+  alignas(256) static bf16 room[512];
+  static float sums[64];
+  const cuda::Matmul good{.m = 8,
+                          .n = 8,
+                          .k = 8,
+                          .a = room,
+                          .a_stride = 8,
+                          .b = room + 64,
+                          .b_stride = 8,
+                          .c = {},
+                          .d = Mat(sums, 8, 8)};
+  const auto refused = [&](const auto& change, int64_t at = 0) {
+    cuda::Matmul m = good;
+    change(m);
+    try {
+      cuda::check_matmul(m, &room[at]);
+    } catch (const Error& e) {
+      return e.category() == Category::internal;
+    }
+    return false;
+  };
+  EXPECT_FALSE(refused([](cuda::Matmul&) {}));
+  EXPECT_TRUE(refused([](cuda::Matmul&) {}, 8));
+  EXPECT_TRUE(refused([](cuda::Matmul& m) { m.k = 0; }));
+  EXPECT_TRUE(refused([](cuda::Matmul& m) { m.a = room + 1; }));
+  EXPECT_TRUE(refused([](cuda::Matmul& m) { m.b_stride = 12; }));
+  EXPECT_TRUE(refused([](cuda::Matmul& m) { m.a_stride = 0; }));
+  EXPECT_TRUE(refused([](cuda::Matmul& m) { m.m = 9; }));
+  EXPECT_TRUE(refused([](cuda::Matmul& m) { m.beta = 1; }));
+  EXPECT_TRUE(refused([](cuda::Matmul& m) { m.d.data = room; }));
+}
+
+TEST(GemmChoice, NamesItsBodies) {
+  EXPECT_EQ(cuda_gemm_of("fused"), CudaGemm::fused);
+  EXPECT_EQ(cuda_gemm_of("dequant"), CudaGemm::dequant);
+  EXPECT_EQ(cuda_gemm_of("own"), CudaGemm::own);
+  try {
+    cuda_gemm_of("Fused");
+    ADD_FAILURE() << "taken";
+  } catch (const Error& e) {
+    EXPECT_EQ(e.category(), Category::usage);
+    EXPECT_STREQ(e.what(), "QLORA_GEMM=Fused: unknown; use fused, dequant or own, or unset it");
+  }
+}
+
+}  // namespace
+}  // namespace qlora
