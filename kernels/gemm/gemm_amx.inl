@@ -128,11 +128,12 @@ inline void decode_chunk(const GemmCall& call, const Chunk& chunk, int64_t col, 
   }
 }
 
-// Whether y, as wide as logits are, would drive everything out of the caches: whole lines of it are written
-// without being read first.
+// Whether whole lines of y are written without being read first, and past the caches: what is larger would be
+// out of the nearer ones before its reader comes.
 inline bool written_past_caches(const Mat& y) {
-  constexpr int64_t kCached = int64_t{4} << 20;
-  return y.dtype == DType::f32 && y.rows * y.cols * 4 > kCached && y.stride % kTileSide == 0 &&
+  constexpr int64_t kCached = int64_t{128} << 10;
+  const int64_t size = static_cast<int64_t>(size_of(y.dtype));
+  return y.rows * y.cols * size > kCached && y.stride * size % 64 == 0 &&
          reinterpret_cast<uintptr_t>(y.data) % 64 == 0;
 }
 
@@ -154,10 +155,14 @@ inline void finish_rows(const GemmCall& call, const GemmPart& part, const float*
         high = avx512::add(high, avx512::residual_part(e.residual, part.row + r, part.col + kTileSide, n));
     }
     T* y = call.y.row<T>(part.row + r) + part.col;
+    const bool whole = part.cols == kAmxTile;
     if constexpr (std::is_same_v<T, bf16>) {
-      const __mmask32 mask = part.cols >= kAmxTile ? ~0u : (1u << part.cols) - 1;
-      _mm512_mask_storeu_epi16(y, mask, bf16_pair(low, high));
-    } else if (past_caches && part.cols == kAmxTile) {
+      const __m512i bits = bf16_pair(low, high);
+      if (past_caches && whole)
+        _mm512_stream_si512(reinterpret_cast<__m512i*>(y), bits);
+      else
+        _mm512_mask_storeu_epi16(y, whole ? ~0u : (1u << part.cols) - 1, bits);
+    } else if (past_caches && whole) {
       _mm512_stream_ps(y, low.v);
       _mm512_stream_ps(y + kTileSide, high.v);
     } else {
