@@ -347,8 +347,8 @@ void block_backward(Exec& e, const BlockContext& c, const BlockBatch& b, const S
 }
 
 void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, std::span<const int32_t> past,
-                 std::span<const KvCache> caches, std::span<const int32_t> positions, const ConstMat& x,
-                 const Mat& y) {
+                 std::span<const KvCache> caches, std::span<const int32_t> positions, bool step,
+                 const ConstMat& x, const Mat& y) {
   const BlockDesc& d = *c.desc;
   const DType compute = c.numerics.compute;
   const int64_t rows = x.rows;
@@ -361,7 +361,10 @@ void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, 
   std::array<Matrix, kGroups> s;
   for (size_t g = 0; g < s.size(); ++g) s[g] = workspace("s", c.group[g].rank_sum);
   const auto linear = [&](Group g, const ConstMat& in, std::span<const Mat> out, const ConstMat& residual) {
-    linear_forward(e, c.of(g), {}, in, s[static_cast<size_t>(g)], out, residual);
+    if (step)
+      linear_step(e, c.of(g), in, s[static_cast<size_t>(g)], out, residual);
+    else
+      linear_forward(e, c.of(g), {}, in, s[static_cast<size_t>(g)], out, residual);
   };
 
   rms_norm_forward(e, x, c.weights->of(NormKind::attention), d.norm_offset, d.norm_eps, normed, nullptr);

@@ -125,9 +125,9 @@ struct KvCache {
   Mat k, v;
 };
 // Several documents, each with a cache of its own: rows [docs[d], docs[d+1]) of x belong to document d, which
-// has past[d] rows already.
+// has past[d] rows already. `step`: a row or none a document, so that linears are products of few rows.
 void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, std::span<const int32_t> past,
-                 std::span<const KvCache> caches, std::span<const int32_t> positions, const ConstMat& x,
-                 const Mat& y);
+                 std::span<const KvCache> caches, std::span<const int32_t> positions, bool step,
+                 const ConstMat& x, const Mat& y);
 
 }  // namespace qlora

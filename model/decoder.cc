@@ -5,6 +5,7 @@
 #include "kernels/cross_entropy/cross_entropy.h"
 #include "kernels/embedding/embedding.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/gemm_few.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rows/rows.h"
 
@@ -71,11 +72,11 @@ int64_t Decoder::chunk_rows() const {
 }
 
 void Decoder::head_chunk(Exec& e, const WeightView& head, const ConstMat& x, const Mat& normed, float* rstd,
-                         const Mat& logits) const {
+                         const Mat& logits, bool step) const {
   const ModelDesc& d = model_->desc();
   rms_norm_forward(e, x, model_->final_norm(), d.final_norm_offset, d.final_norm_eps, normed, rstd);
   const GemmTerm term{normed, head};
-  gemm_nt(e, "lm_head", {&term, 1}, {}, logits);
+  (step ? gemm_few_nt : gemm_nt)(e, "lm_head", {&term, 1}, {}, logits);
 }
 
 // x: the last block's output. With dx: dL/dx too, zero where a row has no loss.
@@ -254,7 +255,7 @@ void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, st
   embedding(e, b.ids, model_->embed(), d.embed_scale, x);
   for (int i = 0; i < model_->block_count(); ++i) {
     block_infer(e, context(i, model_->block(i), adapter), b.docs, b.past,
-                caches.subspan(static_cast<size_t>(i) * docs, docs), b.positions, x, y);
+                caches.subspan(static_cast<size_t>(i) * docs, docs), b.positions, b.step, x, y);
     std::swap(x, y);
   }
   const Matrix normed =
@@ -266,7 +267,7 @@ void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, st
     for (size_t i = 0; i < docs; ++i)
       index.as<int32_t>()[i] = b.docs[i + 1] > b.docs[i] ? b.docs[i + 1] - 1 : 0;
   gather_rows(e, x, {index.as<const int32_t>(), docs}, last);
-  head_chunk(e, model_->head(), last, normed, nullptr, logits);
+  head_chunk(e, model_->head(), last, normed, nullptr, logits, b.step);
 }
 
 }  // namespace qlora

@@ -75,6 +75,7 @@ class Decoder {
   // document's last new row (a document without new rows has none: its row is left alone).
   struct InferBatch {
     std::span<const int32_t> ids, positions, docs, past;
+    bool step = false;  // a row a document: products by gemm_few_nt, else by gemm_nt, as in training
   };
   void infer(Exec& e, const InferBatch& batch, const AdapterView& adapter,
              std::span<const KvCache> caches /* [block][document] */, const Mat& logits) const;
@@ -84,7 +85,7 @@ class Decoder {
   BlockBatch block_batch(const Exec& e, const TokenBatch& batch, const DropoutKey& dropout) const;
   int64_t chunk_rows() const;
   void head_chunk(Exec& e, const WeightView& head, const ConstMat& x, const Mat& normed, float* rstd,
-                  const Mat& logits) const;
+                  const Mat& logits, bool step = false) const;
   LossSum loss(Exec& e, const TokenBatch& batch, const WeightView& head, const ConstMat& x, const Mat* dx,
                float grad_scale) const;
   Matrix forward_only(Exec& e, const TokenBatch& batch, const AdapterView& adapter,

@@ -67,16 +67,17 @@ void Generator::plan() {
       make_caches(e);
     }
     const auto rehearse = [&](Trace& trace, int64_t rows, int docs, int32_t past,
-                              std::span<const KvCache> caches) {
+                              std::span<const KvCache> caches, bool step) {
       const std::vector<int32_t> ids(static_cast<size_t>(rows)), pasts(static_cast<size_t>(docs), past);
       std::vector<int32_t> offsets(static_cast<size_t>(docs) + 1);
       for (int i = 0; i <= docs; ++i) offsets[static_cast<size_t>(i)] = static_cast<int32_t>(rows * i / docs);
       Phase phase(e, trace);
-      decoder_.infer(e, {ids, ids, offsets, pasts}, adapter_, caches, Mat(logits_.data(), docs, vocab));
+      decoder_.infer(e, {ids, ids, offsets, pasts, step}, adapter_, caches, Mat(logits_.data(), docs, vocab));
     };
     const int64_t rows = std::min(kPrefillRows, limits_.longest);
-    rehearse(prefill_trace_, rows, 1, static_cast<int32_t>(limits_.longest - rows), caches_of(0));
-    rehearse(decode_trace_, limits_.slots, limits_.slots, static_cast<int32_t>(limits_.longest - 1), caches_);
+    rehearse(prefill_trace_, rows, 1, static_cast<int32_t>(limits_.longest - rows), caches_of(0), false);
+    rehearse(decode_trace_, limits_.slots, limits_.slots, static_cast<int32_t>(limits_.longest - 1), caches_,
+             true);
     cache_memory_.clear();
   }
   caches_trace_.lay_out();
@@ -118,7 +119,7 @@ void Generator::decode(std::span<Slot> slots) {
     past.push_back(s.busy ? static_cast<int32_t>(s.past) : 0);
   }
   Phase phase(*exec_, decode_trace_);
-  decoder_.infer(*exec_, {ids, positions, docs, past}, adapter_, caches_,
+  decoder_.infer(*exec_, {ids, positions, docs, past, true}, adapter_, caches_,
                  Mat(logits_.data(), limits_.slots, decoder_.model().desc().vocab));
   for (Slot& s : slots)
     if (s.busy) ++s.past;

@@ -1,6 +1,7 @@
 #include "model/linear.h"
 
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/gemm_few.h"
 
 namespace qlora {
 namespace {
@@ -30,6 +31,19 @@ void for_each_adapted(const LinearGroup& g, F&& f) {
   }
 }
 
+// y_i of the first y.size() members, from x and S.
+void up_by(decltype(gemm_nt) product, Exec& e, const LinearGroup& g, const ConstMat& x, const ConstMat& s,
+           std::span<const Mat> y, const ConstMat& residual) {
+  check(static_cast<int>(y.size()) <= g.count, "linear: ", y.size(), " outputs of ", g.count);
+  for (size_t i = 0; i < y.size(); ++i) {
+    const LinearGroup::Member& m = g.member[i];
+    std::array<GemmTerm, 2> terms{GemmTerm{x, m.w}, GemmTerm{}};
+    if (m.rank > 0) terms[1] = {s.col_range(m.s_col, m.rank), fp32_weight(m.b, m.w.rows, m.rank, m.scale)};
+    const GemmEpilogue epilogue{m.bias, i == 0 ? residual : ConstMat{}};
+    product(e, "linear", {terms.data(), m.rank > 0 ? 2u : 1u}, epilogue, y[i]);
+  }
+}
+
 }  // namespace
 
 void lora_down(Exec& e, const LinearGroup& g, const DropoutRows& drop, const ConstMat& x, const Mat& s) {
@@ -54,16 +68,18 @@ void linear_forward(Exec& e, const LinearGroup& g, const DropoutRows& drop, cons
   linear_up(e, g, x, s, y, residual);
 }
 
+void linear_step(Exec& e, const LinearGroup& g, const ConstMat& x, const Mat& s, std::span<const Mat> y,
+                 const ConstMat& residual) {
+  if (g.rank_sum > 0) {
+    const GemmTerm term{x, fp32_weight(g.a, g.rank_sum, g.in, 1)};
+    gemm_few_nt(e, "lora_down", {&term, 1}, {}, s);
+  }
+  up_by(gemm_few_nt, e, g, x, s, y, residual);
+}
+
 void linear_up(Exec& e, const LinearGroup& g, const ConstMat& x, const ConstMat& s, std::span<const Mat> y,
                const ConstMat& residual) {
-  check(static_cast<int>(y.size()) <= g.count, "linear_up: ", y.size(), " outputs of ", g.count);
-  for (size_t i = 0; i < y.size(); ++i) {
-    const LinearGroup::Member& m = g.member[i];
-    std::array<GemmTerm, 2> terms{GemmTerm{x, m.w}, GemmTerm{}};
-    if (m.rank > 0) terms[1] = {s.col_range(m.s_col, m.rank), fp32_weight(m.b, m.w.rows, m.rank, m.scale)};
-    const GemmEpilogue epilogue{m.bias, i == 0 ? residual : ConstMat{}};
-    gemm_nt(e, "linear", {terms.data(), m.rank > 0 ? 2u : 1u}, epilogue, y[i]);
-  }
+  up_by(gemm_nt, e, g, x, s, y, residual);
 }
 
 void linear_backward(Exec& e, const LinearGroup& g, const DropoutRows& drop, const ConstMat& x,

@@ -47,7 +47,11 @@ void lora_down(Exec& e, const LinearGroup& g, const DropoutRows& drop, const Con
 void linear_forward(Exec& e, const LinearGroup& g, const DropoutRows& drop, const ConstMat& x, const Mat& s,
                     std::span<const Mat> y, const ConstMat& residual);
 
-// The same with S as it was computed before, for the first y.size() members.
+// The same for a step of generation (gemm_few.h): without dropout.
+void linear_step(Exec& e, const LinearGroup& g, const ConstMat& x, const Mat& s, std::span<const Mat> y,
+                 const ConstMat& residual);
+
+// linear_forward with S as it was computed before, for the first y.size() members.
 void linear_up(Exec& e, const LinearGroup& g, const ConstMat& x, const ConstMat& s, std::span<const Mat> y,
                const ConstMat& residual);
 

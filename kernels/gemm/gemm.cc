@@ -37,26 +37,6 @@ void check_weight(const char* name, const WeightView& w) {
   }
 }
 
-void check_call(const char* name, const GemmCall& call) {
-  const Mat& y = call.y;
-  check(y && is_activation(y.dtype) && y.stride >= y.cols, name, ": y is no activation");
-  check(!call.terms.empty(), name, ": no term");
-  const DType dtype = call.terms[0].x.dtype;
-  for (const GemmTerm& t : call.terms) {
-    check(t.x && is_activation(t.x.dtype) && t.x.stride >= t.x.cols, name, ": x is no activation");
-    check(t.x.dtype == dtype, name, ": terms of ", name_of(t.x.dtype), " and ", name_of(dtype));
-    check_weight(name, t.w);
-    const int64_t N = call.transposed_w ? t.w.rows : t.w.cols, K = call.transposed_w ? t.w.cols : t.w.rows;
-    check(t.x.rows == y.rows && t.x.cols == K && N == y.cols, name, ": x [", t.x.rows, ", ", t.x.cols,
-          "] w [", t.w.rows, ", ", t.w.cols, "] y [", y.rows, ", ", y.cols, "]");
-    check(t.x.data != y.data || y.rows * y.cols == 0, name, ": y is x");
-  }
-  const ConstMat& residual = call.epilogue.residual;
-  if (residual)
-    check(is_activation(residual.dtype) && same_shape(residual, y) && residual.stride >= residual.cols, name,
-          ": residual [", residual.rows, ", ", residual.cols, "] for y [", y.rows, ", ", y.cols, "]");
-}
-
 // What computes a task, and how tasks are cut for it.
 template <class Call>
 struct GemmBody {
@@ -112,16 +92,9 @@ class GemmRun {
 };
 
 void gemm(Exec& e, const char* name, const GemmCall& call) {
-  check_call(name, call);
+  check_gemm(name, call);
   const Mat& y = call.y;
-  double sum_k = 0, read = 0;
-  for (const GemmTerm& t : call.terms) {
-    sum_k += static_cast<double>(t.x.cols);
-    read += t.x.bytes() + t.w.stored_bytes();
-  }
-  if (call.epilogue.bias != nullptr) read += 4.0 * static_cast<double>(y.cols);
-  if (call.epilogue.residual) read += call.epilogue.residual.bytes();
-  const double flops = 2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k;
+  const auto [flops, read] = gemm_cost(call);
   if (e.on_cuda()) {
     const Buffer space = e.allocate(Region::workspace, "gemm workspace", plan_gemm(call).bytes());
     if (e.op(name, flops, read, y.bytes()) && y.rows > 0 && y.cols > 0) gemm_cuda(e, call, space.data());
@@ -133,6 +106,38 @@ void gemm(Exec& e, const char* name, const GemmCall& call) {
 }
 
 }  // namespace
+
+void check_gemm(const char* name, const GemmCall& call) {
+  const Mat& y = call.y;
+  check(y && is_activation(y.dtype) && y.stride >= y.cols, name, ": y is no activation");
+  check(!call.terms.empty(), name, ": no term");
+  const DType dtype = call.terms[0].x.dtype;
+  for (const GemmTerm& t : call.terms) {
+    check(t.x && is_activation(t.x.dtype) && t.x.stride >= t.x.cols, name, ": x is no activation");
+    check(t.x.dtype == dtype, name, ": terms of ", name_of(t.x.dtype), " and ", name_of(dtype));
+    check_weight(name, t.w);
+    const int64_t N = call.transposed_w ? t.w.rows : t.w.cols, K = call.transposed_w ? t.w.cols : t.w.rows;
+    check(t.x.rows == y.rows && t.x.cols == K && N == y.cols, name, ": x [", t.x.rows, ", ", t.x.cols,
+          "] w [", t.w.rows, ", ", t.w.cols, "] y [", y.rows, ", ", y.cols, "]");
+    check(t.x.data != y.data || y.rows * y.cols == 0, name, ": y is x");
+  }
+  const ConstMat& residual = call.epilogue.residual;
+  if (residual)
+    check(is_activation(residual.dtype) && same_shape(residual, y) && residual.stride >= residual.cols, name,
+          ": residual [", residual.rows, ", ", residual.cols, "] for y [", y.rows, ", ", y.cols, "]");
+}
+
+GemmCost gemm_cost(const GemmCall& call) {
+  const Mat& y = call.y;
+  double sum_k = 0, read = 0;
+  for (const GemmTerm& t : call.terms) {
+    sum_k += static_cast<double>(t.x.cols);
+    read += t.x.bytes() + t.w.stored_bytes();
+  }
+  if (call.epilogue.bias != nullptr) read += 4.0 * static_cast<double>(y.cols);
+  if (call.epilogue.residual) read += call.epilogue.residual.bytes();
+  return {2.0 * static_cast<double>(y.rows) * static_cast<double>(y.cols) * sum_k, read};
+}
 
 void gemm_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
              const Mat& y) {

@@ -88,6 +88,13 @@ struct GemmCall {
   bool transposed_w;  // gemm_nt
 };
 
+// Category::internal on operands that do not fit each other.
+void check_gemm(const char* name, const GemmCall& call);
+struct GemmCost {
+  double flops, bytes_read;
+};
+GemmCost gemm_cost(const GemmCall& call);
+
 struct GemmTnCall {
   ConstMat a, b;
   float scale;

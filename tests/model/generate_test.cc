@@ -103,7 +103,8 @@ TEST_P(GenerateTest, CachedLogitsAreThoseOfAWholePass) {
     }
     Logits logits(static_cast<size_t>(2 * vocab), NAN);
     testing::run_planned(2, [&](Exec& e) {
-      decoder.infer(e, {fed, positions, docs, past}, adapter(), caches, Mat(logits.data(), 2, vocab));
+      decoder.infer(e, {fed, positions, docs, past, piece == std::array{1, 1}}, adapter(), caches,
+                    Mat(logits.data(), 2, vocab));
     });
     for (size_t d = 0; d < 2; ++d) {
       past[d] += piece[d];
