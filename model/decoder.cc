@@ -32,6 +32,14 @@ void keep_rows(std::vector<std::vector<float>>* hidden, const ConstMat& x) {
 
 }  // namespace
 
+LossSum sum_of(std::span<const float> losses, std::span<const uint8_t> hits) {
+  LossSum sum;
+  sum.tokens = static_cast<int64_t>(losses.size());
+  for (const float l : losses) sum.loss += l;
+  for (const uint8_t h : hits) sum.hits += h;
+  return sum;
+}
+
 Decoder::Decoder(std::shared_ptr<const Model> model, Numerics numerics, const BatchLimits& limits)
     : model_(std::move(model)),
       numerics_(numerics),
@@ -74,7 +82,7 @@ int64_t Decoder::chunk_rows() const {
 void Decoder::head_chunk(Exec& e, const WeightView& head, const ConstMat& x, const Mat& normed, float* rstd,
                          const Mat& logits, bool step) const {
   const ModelDesc& d = model_->desc();
-  rms_norm_forward(e, x, model_->final_norm(), d.final_norm_offset, d.final_norm_eps, normed, rstd);
+  rms_norm_forward(e, x, final_norm(), d.final_norm_offset, d.final_norm_eps, normed, rstd);
   const GemmTerm term{normed, head};
   (step ? gemm_few_nt : gemm_nt)(e, "lm_head", {&term, 1}, {}, logits);
 }
@@ -110,18 +118,17 @@ LossSum Decoder::loss(Exec& e, const TokenBatch& b, const WeightView& head, cons
     const GemmTerm term{gradient, head};
     gemm_nn(e, "lm_head_dx", {&term, 1}, {}, part(d_normed));
     zero_rows(e, part(d_picked));
-    rms_norm_backward(e, part(d_normed), part(picked), model_->final_norm(), d.final_norm_offset,
+    rms_norm_backward(e, part(d_normed), part(picked), final_norm(), d.final_norm_offset,
                       rstd.view().row<float>(0), part(d_picked));
     scatter_rows(e, part(d_picked), index, *dx);
   });
-  LossSum sum;
-  if (e.rehearsing()) return sum;
-  sum.tokens = rows;
-  for (int64_t i = 0; i < rows; ++i) {
-    sum.loss += losses.as<float>()[i];
-    sum.hits += hits.as<uint8_t>()[i];
-  }
-  return sum;
+  if (e.rehearsing()) return {};
+  const auto n = static_cast<size_t>(rows);
+  if (!e.on_cuda()) return sum_of({losses.as<float>(), n}, {hits.as<uint8_t>(), n});
+  check(b.losses.size() == n && b.hits.size() == n, "a CUDA device's losses have no place to go to");
+  e.stream().copy(b.losses.data(), losses.data(), n * sizeof(float));
+  e.stream().copy(b.hits.data(), hits.data(), n);
+  return {};
 }
 
 namespace {
@@ -150,7 +157,7 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
   SavedPages saved(e, saved_pages_ == nullptr ? none : *saved_pages_, policy, numerics_.stream, batch.tokens,
                    d.dim);
 
-  PagedWeights::Pass weights(e, *model_, pages_);
+  PagedWeights::Pass weights(e, *model_, pages_, device_);
   const auto at = [&](int i) -> BlockSaved& { return saved_[static_cast<size_t>(i)]; };
   e.set_block(0);
   at(0).x0 = saved.input(0);
@@ -215,7 +222,7 @@ Matrix Decoder::forward_only(Exec& e, const TokenBatch& b, const AdapterView& ad
 }
 
 LossSum Decoder::evaluate(Exec& e, const TokenBatch& b, const AdapterView& adapter) const {
-  PagedWeights::Pass weights(e, *model_, pages_);
+  PagedWeights::Pass weights(e, *model_, pages_, device_);
   const Matrix x = forward_only(e, b, adapter, weights, nullptr);
   const LossSum sum = loss(e, b, weights.head(), x, nullptr, 0);
   weights.release_head();
@@ -228,7 +235,7 @@ void Decoder::for_logits(Exec& e, const TokenBatch& b, const AdapterView& adapte
                          std::vector<std::vector<float>>* hidden) const {
   const ModelDesc& d = model_->desc();
   check(d.logit_softcap == 0, "softcapped logits are not read out");
-  PagedWeights::Pass weights(e, *model_, pages_);
+  PagedWeights::Pass weights(e, *model_, pages_, device_);
   const Matrix x = forward_only(e, b, adapter, weights, hidden);
   const WeightView head = weights.head();
   const int64_t chunk = std::min(chunk_rows(), limits_.tokens), tokens = static_cast<int64_t>(b.ids.size());

@@ -22,6 +22,11 @@ struct TokenBatch {
   std::span<const uint64_t> places;     // [tokens], the token's place in the data (dropout)
   std::span<const int32_t> loss_rows;   // rows whose next token is predicted
   std::span<const int32_t> targets;     // [loss_rows], that next token
+  // Of a CUDA device's batch, in pinned memory, [loss_rows] each: where a pass leaves each row's loss and
+  // whether the largest logit was the target's. There once the stream has passed; the pass itself waits for
+  // nothing, and its LossSum is empty.
+  std::span<float> losses = {};
+  std::span<uint8_t> hits = {};
 };
 
 // The largest of each quantity over a run, independently: what a rehearsal rehearses.
@@ -32,7 +37,15 @@ struct BatchLimits {
 struct LossSum {
   double loss = 0;  // summed over loss rows
   int64_t tokens = 0, hits = 0;
+  LossSum& operator+=(const LossSum& o) {
+    loss += o.loss;
+    tokens += o.tokens;
+    hits += o.hits;
+    return *this;
+  }
 };
+// Of rows, in their order.
+LossSum sum_of(std::span<const float> losses, std::span<const uint8_t> hits);
 
 // What a pass reads besides the batch.
 struct AdapterView {
@@ -56,6 +69,12 @@ class Decoder {
     pages_ = weights;
     saved_pages_ = saved;
   }
+  // From here on passes, generation's too, run on `stream`'s device with these weights, and the tables lie
+  // there; `weights` must outlive this.
+  void set_device(const DeviceWeights& weights, cuda::Stream& stream) {
+    device_ = &weights;
+    rope_.move_to(stream);
+  }
   // What a block's page of each of kSavedGroups takes at most.
   std::array<size_t, kSavedGroups.size()> page_bytes(const AdapterLayout& adapter) const;
 
@@ -66,7 +85,8 @@ class Decoder {
   // Forward alone.
   LossSum evaluate(Exec& e, const TokenBatch& batch, const AdapterView& adapter) const;
   // Forward of a batch, then f(first row, logits fp32 [rows, vocab]) chunk by chunk, over every row.
-  // hidden, where not null, gets each block's input and the last output, fp32 [blocks + 1][tokens * dim].
+  // hidden, where not null, gets each block's input and the last output, fp32 [blocks + 1][tokens * dim]. On
+  // the CPU.
   void for_logits(Exec& e, const TokenBatch& batch, const AdapterView& adapter,
                   const std::function<void(int64_t, const ConstMat&)>& f,
                   std::vector<std::vector<float>>* hidden = nullptr) const;
@@ -84,6 +104,7 @@ class Decoder {
   BlockContext context(int block, const BlockWeights& weights, const AdapterView& a) const;
   BlockBatch block_batch(const Exec& e, const TokenBatch& batch, const DropoutKey& dropout) const;
   int64_t chunk_rows() const;
+  const float* final_norm() const { return device_ ? device_->final_norm() : model_->final_norm(); }
   void head_chunk(Exec& e, const WeightView& head, const ConstMat& x, const Mat& normed, float* rstd,
                   const Mat& logits, bool step = false) const;
   LossSum loss(Exec& e, const TokenBatch& batch, const WeightView& head, const ConstMat& x, const Mat* dx,
@@ -94,6 +115,7 @@ class Decoder {
   std::shared_ptr<const Model> model_;
   PagedWeights* pages_ = nullptr;
   const SavedPages::Pagers* saved_pages_ = nullptr;
+  const DeviceWeights* device_ = nullptr;  // null: the model's own are used
   Numerics numerics_;
   BatchLimits limits_;
   mutable RopeTables rope_;        // filled by the first pass that computes

@@ -140,13 +140,13 @@ void PagedWeights::rebase(WeightView& w, const Page& page, std::byte* slot) cons
   });
 }
 
-PagedWeights::Pass::Pass(Exec& e, const Model& model, PagedWeights* pages)
-    : exec_(e), model_(model), pages_(pages) {
+PagedWeights::Pass::Pass(Exec& e, const Model& model, PagedWeights* pages, const DeviceWeights* device)
+    : exec_(e), model_(model), pages_(pages), device_(device) {
   if (pages_ != nullptr) blocks_.emplace(pages_->blocks_, e);
 }
 
 BlockWeights PagedWeights::Pass::acquire(int block) {
-  BlockWeights w = model_.block(block);
+  BlockWeights w = device_ != nullptr ? device_->block(block) : model_.block(block);
   if (pages_ == nullptr) return w;
   if (block == pages_->head_from_ && !head_done_ && !head_) head_.emplace(pages_->head_, exec_);
   const Page& page = pages_->block_pages_[static_cast<size_t>(block)];
@@ -160,7 +160,7 @@ void PagedWeights::Pass::release(int block) {
 }
 
 WeightView PagedWeights::Pass::head() {
-  WeightView w = model_.head();
+  WeightView w = device_ != nullptr ? device_->head() : model_.head();
   if (pages_ == nullptr) return w;
   const Page& page = pages_->head_page_.front();
   pages_->rebase(w, page, head_->acquire(0, bytes_of(page), Access::read));
@@ -183,7 +183,8 @@ void PagedWeights::Pass::embedding_rows(std::span<const int32_t> ids, float scal
       (pages_->files_.empty() || std::any_of(pages_->files_.begin(), pages_->files_.end(),
                                              [&](const MappedFile* f) { return f->contains(table.data); }));
   const bool looked_up = exec_.on_cuda() && !model_.desc().tied;  // no card holds what is no head
-  if (!in_file && !looked_up) return embedding(exec_, ids, table, scale, y);
+  if (!in_file && !looked_up)
+    return embedding(exec_, ids, device_ != nullptr ? device_->embed() : table, scale, y);
   const int64_t tokens = static_cast<int64_t>(ids.size()), vocab = table.rows;
   if (!in_file)  // pinned memory for a tile, not for all
     return exec_.loop(batch.tiles, batch.whole_tiles, [&](int64_t t) {

@@ -9,6 +9,7 @@
 
 #include "memory/page_files.h"
 #include "memory/pager.h"
+#include "model/device_weights.h"
 #include "model/weights.h"
 
 namespace qlora {
@@ -34,10 +35,11 @@ class PagedWeights {
   double bandwidth() const { return bandwidth_; }  // bytes a second, measured by connect()
   std::string how() const { return blocks_.how(); }
 
-  // The weights of one pass, for the decoder. Without pages: where the model has them.
+  // The weights of one pass, for the decoder. Without pages: where the model has them, or `device`, when that
+  // is not null.
   class Pass {
    public:
-    Pass(Exec& e, const Model& model, PagedWeights* pages);
+    Pass(Exec& e, const Model& model, PagedWeights* pages, const DeviceWeights* device = nullptr);
     // Block by block, each released before the next is asked for. Pointers are valid until then.
     BlockWeights acquire(int block);
     void release(int block);
@@ -51,6 +53,7 @@ class PagedWeights {
     Exec& exec_;
     const Model& model_;
     PagedWeights* pages_;
+    const DeviceWeights* device_;
     std::optional<Pager::Pass> blocks_, head_;
     bool head_done_ = false;
   };

@@ -58,4 +58,17 @@ void RopeTables::fill() {
     }
 }
 
+void RopeTables::move_to(cuda::Stream& stream) {
+  fill();
+  device_ = cuda::Memory::allocate(cuda::MemoryKind::device, stream.device(), bytes());
+  if (!device_)
+    fail(Category::memory, "the card has no room for rope tables of ", bytes(),
+         " bytes; shorter documents need less");
+  stream.copy(device_.data(), cos_.get(), half_bytes());
+  stream.copy(device_.data() + half_bytes(), sin_.get(), half_bytes());
+  stream.synchronize();
+  cos_.reset();
+  sin_.reset();
+}
+
 }  // namespace qlora

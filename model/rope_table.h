@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "kernels/rope/rope.h"
+#include "memory/cuda/host.h"
 #include "model/desc.h"
 
 namespace qlora {
@@ -16,7 +17,14 @@ class RopeTables {
   // Reserves only: a plan asks for sizes. fill() computes.
   RopeTables(const RopeDesc& desc, int rotary_dims, int64_t positions);
   void fill();
-  RopeTable view() const { return {cos_.get(), sin_.get(), positions_, rotary_dims_}; }
+  // Fills it and moves it to a CUDA device: view() is the device's from here on. Category::memory when that
+  // has no room.
+  void move_to(cuda::Stream& stream);
+  RopeTable view() const {
+    const auto* const d = reinterpret_cast<const float*>(device_.data());
+    if (d != nullptr) return {d, d + half_bytes() / sizeof(float), positions_, rotary_dims_};
+    return {cos_.get(), sin_.get(), positions_, rotary_dims_};
+  }
   size_t bytes() const { return 2 * half_bytes(); }
 
  private:
@@ -25,6 +33,7 @@ class RopeTables {
   }
   RopeDesc desc_;
   std::unique_ptr<float[]> cos_, sin_;
+  cuda::Memory device_;  // cosines, then sines
   int64_t positions_ = 0;
   int rotary_dims_ = 0;
   bool filled_ = false;

@@ -163,7 +163,7 @@ RunState TrainTool::start() {
     if (!found) screen_.line(out_ + ": no checkpoint yet, starting at step 0");
   }
   if (!found) {
-    begin_adapter(options_, adapter_.layout, engine_->params());
+    engine_->set_params([&](std::span<float> p) { begin_adapter(options_, adapter_.layout, p); });
     return {};
   }
   store_->load(*found, plan_->total_steps(), read, *engine_);

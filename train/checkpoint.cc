@@ -249,7 +249,7 @@ void CheckpointStore::load(
   if (total_steps < found.state.total_steps)
     fail(Category::usage, found.path, ": was made with ", found.state.total_steps, " steps, this run has ",
          total_steps, "; a resumed run may have more steps, not fewer");
-  read_adapter(found.path, engine.params());
+  engine.set_params([&](std::span<float> p) { read_adapter(found.path, p); });
   read_moments(found.path + "/" + kOptimizerFile, engine);
 }
 

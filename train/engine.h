@@ -11,6 +11,7 @@
 #include "model/adapter.h"
 #include "model/decoder.h"
 #include "model/weights.h"
+#include "train/batch_slots.h"
 #include "train/data/batches.h"
 #include "train/moments.h"
 
@@ -97,11 +98,16 @@ class Engine {
   const Trace& training_trace() const { return train_; }
   const AdapterLayout& layout() const { return layout_; }
   const Model& model() const { return *model_; }
-  // Reserves and touches the arena; parameters and moments are zero afterwards.
+  // Reserves and touches the arena; parameters and moments are zero afterwards. On a CUDA device: its arena
+  // and that in pinned memory, and the frozen weights go there. Category::memory, with the bytes, when there
+  // is no room.
   void reserve();
 
-  std::span<float> params() { return {params_.as<float>(), count()}; }
-  std::span<float> grads() { return {grads_.as<float>(), count()}; }
+  // As the passes before this call leave them. On a CUDA device a copy, which stands until the next call.
+  std::span<const float> params();
+  std::span<const float> grads();  // for tests: there the copy is not in the plan
+  // fill(all parameters, to be written).
+  void set_params(const std::function<void(std::span<float>)>& fill);
   const Moments& moments() const { return moments_; }
   const PagedWeights* paged_weights() const { return pages_.get(); }  // null: they are resident
   const SavedPages::Pagers& saved_pages() const { return saved_pages_; }
@@ -111,7 +117,12 @@ class Engine {
   void load_moments(const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill);
 
   void zero_grads();
-  // Adds the gradients of grad_scale * (summed loss).
+  // Adds the gradients of grad_scale * (summed loss). A CUDA device is only told to, and the batch is not
+  // needed any more when this returns.
+  void start(const Batch& batch, const DropoutKey& dropout, float grad_scale);
+  // The loss of what was started since the last call: waits for it.
+  LossSum losses();
+  // Both.
   LossSum train(const Batch& batch, const DropoutKey& dropout, float grad_scale);
   LossSum evaluate(const Batch& batch);
   // The norm of the gradients, before clipping.
@@ -173,17 +184,20 @@ class Engine {
   void describe_pages();
   [[noreturn]] void refuse() const;
   std::string remedy() const;
+  std::span<float> device_params() { return {params_.as<float>(), count()}; }
+  std::span<float> device_grads() { return {grads_.as<float>(), count()}; }
   void allocate_state(Exec& e);
+  void forget_state();
+  void reserve_on_card();
   void optimizer_pass(Exec& e, const AdamWHyper& hyper);
   TokenBatch view(const Batch& batch);
+  void passed(const LossSum& sum);
 
   std::shared_ptr<const Model> model_;
   AdapterLayout layout_;
   EngineOptions options_;
   Decoder decoder_;
   std::optional<Decoder> eval_decoder_;
-  std::unique_ptr<PagedWeights> pages_;
-  SavedPages::Pagers saved_pages_;
   std::array<size_t, kSavedGroups.size()> page_bytes_{};  // a block's, of each group
   PagingCost paging_cost_;
   EnginePlan plan_;
@@ -191,9 +205,18 @@ class Engine {
   Trace state_{"state"}, train_{"train"}, eval_{"evaluate"}, norm_{"norm"}, update_{"update"},
       save_{"save moments"}, load_{"load moments"};
   Arena arena_;
+  cuda::Memory card_arena_, pinned_arena_;  // instead of it, on a CUDA device
+  std::unique_ptr<DeviceWeights> card_weights_;
   std::unique_ptr<Exec> exec_;
+  // From here on with work on the Exec's stream, which must outlive them.
+  std::unique_ptr<PagedWeights> pages_;
+  SavedPages::Pagers saved_pages_;
   Buffer params_, grads_;
+  Buffer host_params_;  // pinned: the parameters on their way from and to files
+  BatchSlots slots_;
   Moments moments_;
+  LossSum sum_;  // of what was started
+  std::vector<float> grads_copy_;
   std::vector<int32_t> targets_;
 };
 

@@ -75,7 +75,12 @@ void Engine::describe_arena() {
     plan_.regions.push_back({std::move(name), where, bytes, std::move(why)});
   };
   for (const Span& s : state_.spans)
-    add(name_of(s.region), s.bytes, s.region == Region::moments ? moments_.describe() : "fp32");
+    if (s.where == Place::host)
+      add(cat("pinned/", s.name), s.bytes,
+          s.region == Region::adapter ? "on its way from and to files" : "read by the device where it lies",
+          Place::host);
+    else
+      add(name_of(s.region), s.bytes, s.region == Region::moments ? moments_.describe() : "fp32");
   if (!moments_.in_memory()) add(name_of(Region::moments), 0, moments_.describe());
   const Trace* largest = &train_;
   for (const Trace* t : {&eval_, &norm_, &update_, &save_, &load_})
@@ -91,8 +96,9 @@ void Engine::describe_arena() {
     live += l.bytes;
   }
   add("gaps", plan_.arena_bytes - live, "between spans that share the arena");
-  if (plan_.host_arena_bytes > 0)
-    add("pinned/workspace", plan_.host_arena_bytes, "rows on their way to the device", Place::host);
+  if (plan_.host_arena_bytes > state_.host_bytes)
+    add("pinned/workspace", plan_.host_arena_bytes - state_.host_bytes,
+        "rows and moments on their way to and from the device", Place::host);
 }
 
 // Pages of a CUDA device; on a CPU they are in files.
@@ -126,7 +132,12 @@ void Engine::describe() {
   describe_arena();
   describe_pages();
   add("rope tables", resident, table_bytes(), "fp32, for the longest document");
-  if (on_cuda()) add("rope tables", Place::host, table_bytes(), "as they are made");
+  if (on_cuda()) {
+    add("base/padding", Place::device, DeviceWeights::padding(*model_),
+        "to 16 bytes between arrays; maps of double quantization");
+    add("rope tables", Place::host, table_bytes(), "as they are made");
+    add("staging/weights", Place::host, DeviceWeights::staging_bytes(), "on their way to the device");
+  }
   add("staging", Place::host, staging_bytes(), "the batches of a step");
   size_t sum = 0;
   for (const PlanRegion& r : plan_.regions) sum += r.bytes;

@@ -34,7 +34,7 @@ void Engine::rehearse_all_but_training() {
   }
   {
     Phase phase(e, norm_);
-    l2_norm(e, grads());
+    l2_norm(e, device_grads());
   }
   {
     Phase phase(e, update_);
@@ -50,8 +50,7 @@ void Engine::rehearse_all_but_training() {
   }
   // State lives on: what is freed here is only the rehearsal's handle on it.
   std::vector<Span> kept = state_.spans;
-  for (Buffer* b : {&params_, &grads_}) b->reset();
-  moments_.forget();
+  forget_state();
   state_.spans = std::move(kept);
   for (Trace* t : {&state_, &eval_, &norm_, &update_, &save_, &load_}) t->lay_out();
 }
@@ -134,8 +133,9 @@ Engine::Held Engine::fixed_bytes() const {
   const size_t mapped = pages_ ? 0 : base_bytes(Place::file) + mapped_around_;
   const size_t host = plan_.process_bytes + table_bytes() + staging_bytes();
   if (!on_cuda()) return {host + base_bytes(Place::device) + mapped, 0};
-  return {options_.context_bytes + base_bytes(Place::device) + table_bytes(),
-          host + base_bytes(Place::host) + mapped + paged_bytes()};
+  return {
+      options_.context_bytes + base_bytes(Place::device) + DeviceWeights::padding(*model_) + table_bytes(),
+      host + DeviceWeights::staging_bytes() + base_bytes(Place::host) + mapped + paged_bytes()};
 }
 
 size_t Engine::table_bytes() const {

@@ -10,6 +10,11 @@ namespace qlora {
 
 inline BatchLimits limits_of(const BatchMaxima& m) { return {m.tokens, m.documents, m.longest, m.loss_rows}; }
 
+inline BatchMaxima larger_of(const BatchMaxima& a, const BatchMaxima& b) {
+  return {std::max(a.tokens, b.tokens), std::max(a.documents, b.documents), std::max(a.longest, b.longest),
+          std::max(a.loss_rows, b.loss_rows)};
+}
+
 // The decoder's view of a batch; `targets` holds what it points to.
 inline TokenBatch token_batch(const Batch& b, std::vector<int32_t>& targets) {
   targets.clear();

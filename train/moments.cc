@@ -4,11 +4,13 @@
 #include <optional>
 
 #include "memory/page_backends.h"
+#include "memory/page_cuda.h"
 
 namespace qlora {
 namespace {
 
 constexpr size_t kAlign = Trace::kAlign;
+constexpr size_t kPieceBytes = size_t{1} << 20;  // of a part, between a CUDA device and its host
 
 size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -147,13 +149,32 @@ void Moments::keep_in_memory(bool in_memory) {
                                    Pager::Life::lasting);
 }
 
-void Moments::allocate(Exec& e) {
-  if (in_memory()) resident_ = e.allocate(Region::moments, "moments", bytes_);
+size_t Moments::run_count() const {
+  size_t runs = 0;
+  for (const Page& p : pages_) runs += p.runs.size();
+  return runs;
 }
 
-void Moments::connect(std::initializer_list<const Trace*> traces) {
+void Moments::allocate(Exec& e) {
+  if (in_memory()) resident_ = e.allocate(Region::moments, "moments", bytes_);
+  if (!e.on_cuda() || !has_8bit(kind_)) return;
+  runs_ = e.allocate(Region::data, "moment runs", run_count() * sizeof(MomentRun), Place::host);
+  if (e.rehearsing()) return;
+  auto* at = runs_.as<MomentRun>();
+  for (Page& p : pages_) {
+    p.shared = {at, p.runs.size()};
+    at = std::copy(p.runs.begin(), p.runs.end(), at);
+  }
+}
+
+void Moments::connect(std::initializer_list<const Trace*> traces, cuda::Stream* compute) {
   if (in_memory()) return;
   const auto pages = static_cast<uint32_t>(pages_.size());
+  if (compute != nullptr && !paging_.open) {
+    pager_->connect(
+        pinned_pages({compute, pages, pager_->slot_bytes(), pager_->slots()}, pager_->home_bytes()), traces);
+    return;
+  }
   pager_->connect(paging_.open ? paging_.open(pages, pager_->slot_bytes(), pager_->slots())
                                : file_pages(PageFiles::temporary(paging_.folder, pages, pager_->slot_bytes()),
                                             pager_->slots()),
@@ -203,7 +224,7 @@ void Moments::step(Exec& e, const AdamWHyper& hyper, const Page& page, std::byte
     return;
   }
   adamw8bit(e, hyper, params, grads,
-            {page.runs, codes(MomentPart::codes1), codes(MomentPart::codes2), full(MomentPart::absmax1),
+            {page.reached(), codes(MomentPart::codes1), codes(MomentPart::codes2), full(MomentPart::absmax1),
              full(MomentPart::absmax2), full(MomentPart::moment1), full(MomentPart::moment2)});
 }
 
@@ -216,19 +237,63 @@ void Moments::update(Exec& e, const AdamWHyper& hyper, std::span<float> params,
   walk.end();
 }
 
+namespace {
+
+// Moments' bytes as the host sees them: where they lie, or on a CUDA device in pieces that are copied from
+// and to it.
+class HostSide {
+ public:
+  explicit HostSide(Exec& e) : exec_(e) {
+    if (e.on_cuda()) piece_ = e.allocate(Region::staging, "moments on their way", kPieceBytes, Place::host);
+  }
+  // f(piece) for all of them.
+  template <class F>
+  void read(std::span<const std::byte> bytes, F&& f) const {
+    if (!exec_.on_cuda()) return f(bytes);
+    for_pieces(bytes, [&](size_t at, size_t n) {
+      exec_.stream().copy(piece_.data(), bytes.data() + at, n);
+      exec_.stream().synchronize();
+      f(std::span<const std::byte>(piece_.as<std::byte>(), n));
+    });
+  }
+  // f(the piece's place, the piece), which it fills.
+  template <class F>
+  void write(std::span<std::byte> bytes, F&& f) const {
+    if (!exec_.on_cuda()) return f(size_t{0}, bytes);
+    for_pieces(bytes, [&](size_t at, size_t n) {
+      f(at, std::span<std::byte>(piece_.as<std::byte>(), n));
+      exec_.stream().copy(bytes.data() + at, piece_.data(), n);
+      exec_.stream().synchronize();  // the next piece goes to the same place
+    });
+  }
+
+ private:
+  template <class F>
+  void for_pieces(std::span<const std::byte> bytes, F&& f) const {
+    for (size_t at = 0; at < bytes.size(); at += kPieceBytes) f(at, std::min(kPieceBytes, bytes.size() - at));
+  }
+  Exec& exec_;
+  Buffer piece_;
+};
+
+}  // namespace
+
 void Moments::save(Exec& e, const std::function<void(MomentPart, std::span<const std::byte>)>& write) {
+  const HostSide host(e);
   Walk walk(*this, e);
   for (const MomentPart part : parts())
     for (size_t i = 0; i < pages_.size(); ++i) {
       if (pages_[i].elements[static_cast<size_t>(part)] == 0) continue;
       walk.visit(i, Access::read, [&](const Page& p, std::byte* data) {
-        if (!e.rehearsing()) write(part, slice(p, data, part));
+        if (!e.rehearsing())
+          host.read(slice(p, data, part), [&](std::span<const std::byte> piece) { write(part, piece); });
       });
     }
   walk.end();
 }
 
 void Moments::load(Exec& e, const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill) {
+  const HostSide host(e);
   Walk walk(*this, e);
   for (size_t i = 0; i < pages_.size(); ++i)
     walk.visit(i, Access::write, [&](const Page& p, std::byte* data) {
@@ -236,7 +301,8 @@ void Moments::load(Exec& e, const std::function<void(MomentPart, size_t, std::sp
         const auto first =
             static_cast<size_t>(p.first[static_cast<size_t>(part)]) * size_of(moment_dtype(part));
         const std::span<std::byte> bytes = slice(p, data, part);
-        if (!e.rehearsing() && !bytes.empty()) fill(part, first, bytes);
+        if (e.rehearsing() || bytes.empty()) continue;
+        host.write(bytes, [&](size_t at, std::span<std::byte> piece) { fill(part, first + at, piece); });
       }
     });
   walk.end();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels/adamw/adamw8bit.h"
+#include "memory/cuda/host.h"
 #include "memory/pager.h"
 #include "model/adapter.h"
 
@@ -73,18 +74,20 @@ class Moments {
   // Before a rehearsal: whether they are in memory (at first, and always unless they may leave).
   void keep_in_memory(bool in_memory);
   bool in_memory() const { return pager_ == nullptr; }
-  // From the phase in force, if they are in memory.
+  // From the phase in force: the moments, if they are in memory, and what a CUDA device reads of the pages.
   void allocate(Exec& e);
-  void forget() { resident_.reset(); }  // the rehearsal's handle
+  void forget() { resident_.reset(), runs_.reset(); }  // the rehearsal's handles
   // After the rehearsals of the passes in `traces`: makes the pages, if the moments are not in memory.
-  // Category::io when their disk has no room.
-  void connect(std::initializer_list<const Trace*> traces);
+  // Category::io when their disk has no room, Category::memory when no pinned memory is granted. `compute`:
+  // the stream of the passes on a CUDA device, whose pages are pinned memory.
+  void connect(std::initializer_list<const Trace*> traces, cuda::Stream* compute = nullptr);
   const Pager* pager() const { return pager_.get(); }  // null: they are in memory
 
   // The passes; at most one of each in a trace. Nothing is called in rehearsal.
   // One step of AdamW.
   void update(Exec& e, const AdamWHyper& hyper, std::span<float> params, std::span<const float> grads);
-  // Hands out every part that there is from its first byte to its last, parts in their order.
+  // Hands out every part that there is from its first byte to its last, parts in their order. On a CUDA
+  // device bytes pass through pinned memory, in pieces, and so they do in load().
   void save(Exec& e, const std::function<void(MomentPart, std::span<const std::byte>)>& write);
   // Has all of it filled: f(part, the first byte's place in the part, bytes). What a run begins with, too.
   void load(Exec& e, const std::function<void(MomentPart, size_t, std::span<std::byte>)>& fill);
@@ -95,13 +98,16 @@ class Moments {
     int64_t param = 0, count = 0;  // its parameters
     Counts first{}, elements{};    // its slice of each part
     std::array<size_t, kMomentParts> offset{};
-    size_t at = 0, bytes = 0;     // in resident memory
-    std::vector<MomentRun> runs;  // states and blocks count from the slices
+    size_t at = 0, bytes = 0;           // in resident memory
+    std::vector<MomentRun> runs;        // states and blocks count from the slices
+    std::span<const MomentRun> shared;  // the same where a CUDA device reaches them; set by allocate()
+    std::span<const MomentRun> reached() const { return shared.empty() ? runs : shared; }
   };
   static Counts counts_of(const MomentRun& run);
   static size_t bytes_of(const Counts& elements);
   class Walk;
   size_t largest_page() const;
+  size_t run_count() const;
   void add(MomentRun run, size_t page_bytes);
   void place();
   static std::span<std::byte> slice(const Page& page, std::byte* data, MomentPart part);
@@ -113,7 +119,7 @@ class Moments {
   std::vector<Page> pages_;
   Counts elements_{};
   size_t bytes_ = 0;
-  Buffer resident_;
+  Buffer resident_, runs_;
   std::unique_ptr<Pager> pager_;
 };
 

@@ -29,25 +29,21 @@ Trainer::Trainer(Engine& engine, BatchPlan& data, BatchPlan* eval, const Checkpo
       events_(events),
       schedule_(options.schedule) {}
 
-LossSum Trainer::pass(const Step& s) {
+void Trainer::pass(const Step& s) {
   const DropoutKey dropout{options_.seed, static_cast<uint64_t>(s.number), 0, options_.lora_dropout};
   // Normalised by the unmasked tokens of the whole step: four batches of one are one batch of four.
   const float scale = static_cast<float>(1.0 / static_cast<double>(s.loss_tokens));
   engine_.zero_grads();
-  LossSum sum;
-  for (const Batch& b : s.microbatches) {
-    const LossSum part = engine_.train(b, dropout, scale);
-    sum.loss += part.loss;
-    sum.tokens += part.tokens;
-  }
-  return sum;
+  for (const Batch& b : s.microbatches) engine_.start(b, dropout, scale);
 }
 
 void Trainer::step(int64_t number) {
   const double began = now();
   data_.step(number, step_);
-  const LossSum sum = pass(step_);
+  pass(step_);
+  // Waits for a device that computes beside the host: the one time in a step.
   const double norm = engine_.grad_norm(), rate = schedule_.rate(number);
+  const LossSum sum = engine_.losses();
   if (!std::isfinite(sum.loss) || !std::isfinite(norm))
     fail(Category::diverged, options_.output_dir, ": step ", number + 1, ": loss ",
          sum.loss / static_cast<double>(sum.tokens), ", gradient norm ", norm,
@@ -106,12 +102,7 @@ void Trainer::evaluate(int64_t steps_done, double epoch) {
   LossSum sum;
   for (int64_t i = 0; i < eval_->total_steps(); ++i) {
     eval_->step(i, eval_step_);
-    for (const Batch& b : eval_step_.microbatches) {
-      const LossSum part = engine_.evaluate(b);
-      sum.loss += part.loss;
-      sum.tokens += part.tokens;
-      sum.hits += part.hits;
-    }
+    for (const Batch& b : eval_step_.microbatches) sum += engine_.evaluate(b);
   }
   EvalMetrics m;
   m.step = steps_done;
@@ -200,7 +191,8 @@ Trainer::End Trainer::run(const RunState& from) {
     }
   }
   finish_logs();
-  if (options_.load_best && state_.best_loss) files_.read(options_.output_dir + "/best", engine_.params());
+  if (options_.load_best && state_.best_loss)
+    engine_.set_params([&](std::span<float> p) { files_.read(options_.output_dir + "/best", p); });
   return state_.stopped_early ? End::stopped_early : End::done;
 }
 

@@ -63,7 +63,7 @@ class Trainer {
   const RunState& state() const { return state_; }
 
  private:
-  LossSum pass(const Step& step);
+  void pass(const Step& step);
   void step(int64_t number);
   void log(const Step& step, double norm, double rate);
   void evaluate(int64_t steps_done, double epoch);

@@ -13,11 +13,19 @@ struct EmulatedDevice {
   size_t device_bytes = SIZE_MAX, pinned_bytes = SIZE_MAX;  // what is granted of each in all
   bool concurrent_managed_access = true;
   int64_t fail_copy = -1;  // the copy, counted from now, that fails; the error stays, as CUDA's do
+  // As apart as a card is from its host: device memory allocated from here on faults when the host touches
+  // it, and a kernel that is handed memory which neither device nor system has allocated for it is an error.
+  // Each task is waited for when it is put on its stream.
+  bool apart = false;
 };
 void emulate(const EmulatedDevice& device);
 
 // From a task of a stream: what it did is wrong, and every call from here on says so, as a real device's do.
 // The first such text is kept.
 void break_device(const std::string& why);
+
+// Of a kernel's arguments: Category::internal when the device is apart and one of them points to memory that
+// it does not reach.
+void verify_reach(const void* arguments, size_t bytes, const std::string& launch);
 
 }  // namespace qlora::cuda

@@ -1,10 +1,16 @@
+#include <sys/mman.h>
+
 #include <atomic>
 #include <chrono>
+#include <cinttypes>
 #include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -17,6 +23,11 @@
 namespace qlora::cuda {
 namespace {
 
+struct Allocation {
+  size_t bytes;
+  bool apart;  // a mapping of its own, which only tasks may touch
+};
+
 // What all streams share. `used` counts bytes by kind; managed memory counts as the device's.
 struct Machine {
   std::mutex mutex;
@@ -24,8 +35,27 @@ struct Machine {
   size_t used_device = 0, used_pinned = 0;
   int64_t copies = 0;
   uint64_t streams = 0;
+  std::map<const std::byte*, Allocation> allocations;
+  int tasks = 0;  // under way
   std::atomic<bool> failed{false};
   std::string why;
+
+  void protect(int protection) const {
+    for (const auto& [data, a] : allocations)
+      if (a.apart) mprotect(const_cast<std::byte*>(data), a.bytes, protection);
+  }
+  // What tasks do, with the device's memory in reach.
+  void run(const std::function<void()>& task) {
+    const auto count = [&](int change) {
+      const std::lock_guard lock(mutex);
+      if (tasks == 0 && change > 0) protect(PROT_READ | PROT_WRITE);
+      tasks += change;
+      if (tasks == 0) protect(PROT_NONE);
+    };
+    count(1);
+    task();
+    count(-1);
+  }
 };
 Machine& machine() {
   static Machine m;
@@ -71,9 +101,11 @@ class Queue {
     thread_.join();
   }
   void push(std::function<void()> task) {
-    const std::lock_guard lock(mutex_);
+    const bool last = task == nullptr;
+    std::unique_lock lock(mutex_);
     tasks_.push_back(std::move(task));
     pushed_.notify_one();
+    if (machine().device.apart && !last) drained_.wait(lock, [&] { return tasks_.empty() && !busy_; });
   }
   // On the queue's own thread.
   void linger() { std::this_thread::sleep_for(std::chrono::microseconds(random_() % 300)); }
@@ -86,18 +118,35 @@ class Queue {
       const std::function<void()> task = std::move(tasks_.front());
       tasks_.pop_front();
       if (task == nullptr) return;
+      busy_ = true;
       lock.unlock();
-      task();
+      machine().run(task);
       lock.lock();
+      busy_ = false;
+      drained_.notify_all();
     }
   }
   std::mt19937_64 random_;
   std::mutex mutex_;
-  std::condition_variable pushed_;
+  std::condition_variable pushed_, drained_;
+  bool busy_ = false;
   std::deque<std::function<void()>> tasks_;
   std::thread thread_;
 };
 Queue& queue_of(void* handle) { return *static_cast<Queue*>(handle); }
+
+// Whether something of this process lies there.
+bool is_readable(uintptr_t address) {
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    uintptr_t begin = 0, end = 0;
+    char mode = '-';
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " %c", &begin, &end, &mode) == 3 &&
+        address >= begin && address < end)
+      return mode == 'r';
+  }
+  return false;
+}
 
 }  // namespace
 
@@ -127,6 +176,22 @@ Found find(int) {
   return f;
 }
 
+void verify_reach(const void* arguments, size_t bytes, const std::string& launch) {
+  Machine& m = machine();
+  const std::lock_guard lock(m.mutex);
+  if (!m.device.apart) return;
+  for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
+    uintptr_t word = 0;
+    std::memcpy(&word, static_cast<const char*>(arguments) + i, sizeof word);
+    const auto* const p = reinterpret_cast<const std::byte*>(word);
+    auto at = m.allocations.upper_bound(p);
+    if (at != m.allocations.begin() && p <= (--at)->first + at->second.bytes) continue;
+    // Not a small member with padding behind it, which GCC 12 does not clear behind arrays.
+    if (word % 256 >= 16 && word % 4 == 0 && is_readable(word))
+      check(false, launch, ": the kernel is handed the host's own memory, in bytes ", i, " of its arguments");
+  }
+}
+
 int device_count() { return 1; }
 DeviceInfo device_info(int) {
   Machine& m = machine();
@@ -146,8 +211,12 @@ Memory Memory::allocate(MemoryKind kind, int device, size_t bytes) {
   size_t& used = kind == MemoryKind::pinned ? m.used_pinned : m.used_device;
   if (bytes > (kind == MemoryKind::pinned ? m.device.pinned_bytes : m.device.device_bytes) - used) return out;
   used += bytes;
-  out.data_ = static_cast<std::byte*>(std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096));
-  if (out.data_ == nullptr) throw std::bad_alloc();
+  const bool apart = m.device.apart && kind == MemoryKind::device && bytes > 0;
+  void* const p = apart ? mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                        : std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+  if (p == nullptr || p == MAP_FAILED) throw std::bad_alloc();
+  out.data_ = static_cast<std::byte*>(p);
+  m.allocations[out.data_] = {bytes, apart};
   out.kind_ = kind;
   out.device_ = device;
   out.bytes_ = bytes;
@@ -158,7 +227,12 @@ Memory::~Memory() {
   Machine& m = machine();
   const std::lock_guard lock(m.mutex);
   (kind_ == MemoryKind::pinned ? m.used_pinned : m.used_device) -= bytes_;
-  std::free(data_);
+  const auto at = m.allocations.find(data_);
+  if (at->second.apart)
+    munmap(data_, bytes_);
+  else
+    std::free(data_);
+  m.allocations.erase(at);
 }
 
 Event::Event(int) : handle_(new SharedEvent(std::make_shared<EventState>())) {}

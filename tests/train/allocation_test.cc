@@ -88,7 +88,7 @@ TEST(Allocation, NoneInAStepAfterTheFirst) {
         options.checkpointing = c;
         Engine engine(model, adapter.layout, options);
         engine.reserve();
-        std::copy(adapter.params.begin(), adapter.params.end(), engine.params().begin());
+        set_params(engine, adapter.params);
         const auto step = [&](const Batch& b, int64_t n) {
           engine.zero_grads();
           engine.train(b, {1, static_cast<uint64_t>(n), 0, 0.05f}, 0.1f);

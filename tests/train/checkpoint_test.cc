@@ -32,7 +32,7 @@ class CheckpointTest : public ::testing::Test {
   }
 
   void fill(float value) {
-    std::fill(engine->params().begin(), engine->params().end(), value);
+    engine->set_params([&](std::span<float> p) { std::fill(p.begin(), p.end(), value); });
     engine->load_moments([&](MomentPart part, size_t, std::span<std::byte> bytes) {
       const float moment = value + (part == MomentPart::moment1 ? 1 : 2);
       for (size_t i = 0; i < bytes.size(); i += sizeof(float)) std::memcpy(&bytes[i], &moment, sizeof(float));

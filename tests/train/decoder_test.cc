@@ -178,7 +178,7 @@ TEST_P(DecoderTest, GradientsAddUpAndScale) {
     options.train = maxima_of({&b, 1});
     Engine engine(model, adapter.layout, options);
     engine.reserve();
-    std::copy(adapter.params.begin(), adapter.params.end(), engine.params().begin());
+    set_params(engine, adapter.params);
     engine.zero_grads();
     for (int i = 0; i < passes; ++i) engine.train(b, {}, scale);
     return std::vector<double>(engine.grads().begin(), engine.grads().end());

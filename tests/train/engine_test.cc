@@ -41,7 +41,7 @@ std::unique_ptr<Engine> engine_for(const std::shared_ptr<const Model>& model, co
   const GoldenAdapter adapter(model->desc(), "llama/adapter");
   auto engine = std::make_unique<Engine>(model, adapter.layout, options);
   engine->reserve();
-  std::copy(adapter.params.begin(), adapter.params.end(), engine->params().begin());
+  set_params(*engine, adapter.params);
   return engine;
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <memory>
 #include <span>
 #include <string>
@@ -25,6 +26,10 @@ AdapterLayout layout_of_rank(const ModelDesc& desc, int rank);
 // Where a module's A or B stands in PEFT's files, and its part of a flat buffer.
 std::string peft_key(const LoraModule& m, bool a);
 std::vector<double> part(std::span<const float> flat, const LoraModule& m, bool a);
+
+inline void set_params(Engine& engine, std::span<const float> params) {
+  engine.set_params([&](std::span<float> p) { std::copy(params.begin(), params.end(), p.begin()); });
+}
 
 // All of its moments, as a checkpoint has them.
 std::vector<std::byte> moments_of(Engine& engine);

@@ -143,7 +143,7 @@ std::unique_ptr<Engine> engine_of(const std::shared_ptr<const Model>& model, Num
   options.checkpointing = checkpointing;
   auto engine = std::make_unique<Engine>(model, adapter.layout, options);
   engine->reserve();
-  std::copy(adapter.params.begin(), adapter.params.end(), engine->params().begin());
+  set_params(*engine, adapter.params);
   return engine;
 }
 

@@ -72,7 +72,7 @@ Trained trained(const Mixture& m, const PagedWeights::Through& through = {}) {
   }
   engine.reserve();
   engine.set_poison(true);
-  layout.initialize(7, engine.params());
+  engine.set_params([&](std::span<float> p) { layout.initialize(7, p); });
   Trained out;
   for (size_t i = 0; i < batches().size(); ++i) {
     engine.zero_grads();
