@@ -136,7 +136,10 @@ class Queue {
 Queue& queue_of(void* handle) { return *static_cast<Queue*>(handle); }
 
 // Whether something of this process lies there.
-bool is_readable(uintptr_t address) {
+bool is_readable([[maybe_unused]] uintptr_t address) {
+#ifdef __SANITIZE_ADDRESS__  // whose shadow lies where pairs of small numbers point to
+  return false;
+#endif
   std::ifstream maps("/proc/self/maps");
   for (std::string line; std::getline(maps, line);) {
     uintptr_t begin = 0, end = 0;
