@@ -96,7 +96,7 @@ void gemm(Exec& e, const char* name, const GemmCall& call) {
   const Mat& y = call.y;
   const auto [flops, read] = gemm_cost(call);
   if (e.on_cuda()) {
-    const Buffer space = e.allocate(Region::workspace, "gemm workspace", plan_gemm(call).bytes());
+    const Buffer space = e.allocate(Region::workspace, "gemm workspace", gemm_workspace(call));
     if (e.op(name, flops, read, y.bytes()) && y.rows > 0 && y.cols > 0) gemm_cuda(e, call, space.data());
     return;
   }

@@ -227,6 +227,7 @@ void gemm_cuda(Exec& e, const GemmCall& call, void* workspace) {
   const GemmPlan plan = plan_gemm(call);
   const GemmSpace space(plan, workspace);
   if (plan.on == GemmOn::multiply_adds) return cuda::gemm_fp32(e, call);
+  if (plan.on == GemmOn::fused) return cuda::gemm_fused(e, call, space);
   if (plan.on == GemmOn::library && are_on_16_bytes(call)) return cuda::gemm_library(e, call, space);
   cuda::gemm_tiles(e, call, space);
 }

@@ -22,7 +22,8 @@ void gemm_fp32(Exec& e, const GemmCall& call);
 void gemm_tn_fp32(Exec& e, const GemmTnCall& call);
 void gemm_tiles(Exec& e, const GemmCall& call, const GemmSpace& space);
 void gemm_tn_tiles(Exec& e, const GemmTnCall& call);
-// Operands on 16 bytes: is_on_16_bytes.
+void gemm_fused(Exec& e, const GemmCall& call, const GemmSpace& space);
+// Operands on 16 bytes (on_16_bytes).
 void gemm_library(Exec& e, const GemmCall& call, const GemmSpace& space);
 void gemm_tn_library(Exec& e, const GemmTnCall& call, const GemmSpace& space);
 

@@ -2,10 +2,12 @@
 
 #include <array>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/gemm_choice.h"
+#include "kernels/gemm/gemm_plan.h"
 #include "kernels/gemm/gemm_ref.h"
 #include "kernels/gemm/gemm_test_data.h"
 #include "kernels/gemm/gemm_test_near.h"
@@ -250,6 +252,117 @@ TEST_F(GemmCuda, MatmulChecksItsOperands) {
   EXPECT_TRUE(refused([](cuda::Matmul& m) { m.m = 9; }));
   EXPECT_TRUE(refused([](cuda::Matmul& m) { m.beta = 1; }));
   EXPECT_TRUE(refused([](cuda::Matmul& m) { m.d.data = room; }));
+}
+
+// The fused kernel's cases: codes as they lie and what is decoded one by one, both tiles of rows, more than
+// one of them, columns that no tile and k that no block or step divides, sums that are cut.
+TEST_F(GemmCuda, FusedMultiplies) {
+  struct Case {
+    int64_t M, N, K;
+    Format format;
+    TestWeight::Options options;
+  };
+  on_cuda(CudaGemm::fused, [] {
+    for (const Case& c : {Case{1, 96, 96, Format::nf4, {}},
+                          {16, 224, 1056, Format::nf4, {.block_size = 128}},
+                          {17, 64, 160, Format::fp4, {.doubly = false, .scale = 0.75f}},
+                          {70, 32, 288, Format::fp4, {.block_size = 32}},
+                          {5, 72, 1031, Format::nf4, {.block_size = 48}}})
+      for (const bool nt : {true, false})
+        for (const DType type : kDTypes) {
+          const TestWeight w(c.format, nt ? c.N : c.K, nt ? c.K : c.N, c.options),
+              lora(Format::f32, nt ? c.N : 40, nt ? 40 : c.N, {.scale = 2.f});
+          const TestMatrix x(DType::bf16, c.M, c.K, nt ? 8 - c.K % 8 : 3), s(DType::bf16, c.M, 40, 8);
+          const TestMatrix residual(DType::f32, c.M, c.N, 1), bias(DType::f32, 1, c.N, 0);
+          const GemmTerm terms[] = {{x.view(), w.view()}, {s.view(), lora.view()}};
+          const GemmEpilogue epilogue{nt ? bias.view().row<float>(0) : nullptr, residual.view()};
+          TestMatrix y(type, c.M, c.N, 3);
+          run_planned(1, [&](Exec& e) { multiply(e, nt, terms, epilogue, y.view()); });
+          expect_near(y.view(), gemm_ref<double>(terms, epilogue, c.M, c.N, nt), c.K + 40,
+                      cat(c.M, "x", c.N, "x", c.K, " nt ", nt, " ", name_of(type)));
+          EXPECT_TRUE(y.padding_untouched());
+          if (HasFatalFailure()) return;
+        }
+  });
+}
+
+TEST_F(GemmCuda, FusedGivesTheSameBitsInEveryVariant) {
+  set_cuda_gemm(CudaGemm::fused);
+  for (const testing::Body& body : testing::bodies()) {
+    if (body.device.kind != DeviceKind::cuda) continue;
+    SCOPED_TRACE(body.name());
+    const testing::WithBody with(body);
+    for (const int64_t M : {3, 20})
+      for (const bool nt : {true, false}) {
+        const TestWeight w(Format::nf4, nt ? 96 : 1120, nt ? 1120 : 96, {}),
+            lora(Format::f32, nt ? 96 : 8, nt ? 8 : 96, {});
+        const TestMatrix x(DType::bf16, M, 1120, 0), s(DType::bf16, M, 8, M == 3 ? 0 : 1);
+        const GemmTerm terms[] = {{x.view(), w.view()}, {s.view(), lora.view()}};
+        TestMatrix y(DType::f32, M, 96, 0);
+        run_planned(1, [&](Exec& e) { multiply(e, nt, terms, {}, y.view()); });
+        testing::WithBody::expect_repeats(y.bytes());
+      }
+  }
+}
+
+// A row of few has its bits whatever the others are: so have the tokens of one document, however many are
+// generated.
+TEST_F(GemmCuda, FewRowsDoNotCount) {
+  on_cuda(CudaGemm::by_rows, [] {
+    for (const bool nt : {true, false}) {
+      const TestWeight w(Format::nf4, nt ? 96 : 1120, nt ? 1120 : 96, {}),
+          lora(Format::f32, nt ? 96 : 72, nt ? 72 : 96, {});
+      const TestMatrix x(DType::bf16, 64, 1120, 0), s(DType::bf16, 64, 72, 0);
+      const auto run = [&](int64_t begin, int64_t count, TestMatrix& y) {
+        const GemmTerm terms[] = {{x.view().row_range(begin, count), w.view()},
+                                  {s.view().row_range(begin, count), lora.view()}};
+        run_planned(1, [&](Exec& e) { multiply(e, nt, terms, {}, y.view().row_range(begin, count)); });
+      };
+      TestMatrix all(DType::f32, 64, 96, 0);
+      run(0, 64, all);
+      for (const auto& [begin, count] : {std::pair<int64_t, int64_t>{0, 1}, {47, 17}, {33, 16}}) {
+        TestMatrix y(DType::f32, 64, 96, 0);
+        run(begin, count, y);
+        for (int64_t r = begin; r < begin + count; ++r)
+          EXPECT_TRUE(same_row(all, y, r)) << r << " of " << count;
+      }
+    }
+  });
+}
+
+// Few rows of 4-bit weights are the fused kernel's, more cuBLASLt's; of other weights all are. What was
+// planned for the most rows serves fewer.
+TEST_F(GemmCuda, RowsPickTheBody) {
+  const TestWeight w(Format::nf4, 1024, 2048, {}), plain(Format::bf16, 1024, 2048, {}),
+      ragged(Format::nf4, 1023, 2048, {}), wide(Format::f32, 1024, 520, {});
+  const auto body = [](int64_t M, std::initializer_list<const TestWeight*> weights) {
+    std::vector<GemmTerm> terms;
+    for (const TestWeight* w : weights)
+      terms.push_back({ConstMat(nullptr, DType::bf16, M, w->view().cols, w->view().cols), w->view()});
+    return plan_gemm(GemmCall{terms, {}, Mat(nullptr, DType::bf16, M, terms[0].w.rows, 1024), true}).on;
+  };
+  EXPECT_EQ(body(1, {&w}), GemmOn::fused);
+  EXPECT_EQ(body(kFewRows, {&w}), GemmOn::fused);
+  EXPECT_EQ(body(kFewRows + 1, {&w}), GemmOn::library);
+  EXPECT_EQ(body(1, {&plain}), GemmOn::library);
+  EXPECT_EQ(body(1, {&w, &wide}), GemmOn::library);
+  EXPECT_EQ(body(kFewRows + 1, {&ragged}), GemmOn::tiles);
+  for (const TestWeight* weight : {&w, &ragged}) {
+    size_t former = 0;
+    for (const int64_t M : {0, 1, 16, 17, 64, 65, 512}) {
+      const GemmTerm term{ConstMat(nullptr, DType::bf16, M, 2048, 2048), weight->view()};
+      const size_t asked = gemm_workspace(
+          GemmCall{{&term, 1}, {}, Mat(nullptr, DType::f32, M, weight->view().rows, 1024), true});
+      EXPECT_GE(asked, former) << M;
+      former = asked;
+    }
+  }
+  set_cuda_gemm(CudaGemm::fused);
+  EXPECT_EQ(body(512, {&w}), GemmOn::fused);
+  set_cuda_gemm(CudaGemm::dequant);
+  EXPECT_EQ(body(1, {&w}), GemmOn::library);
+  set_cuda_gemm(CudaGemm::own);
+  EXPECT_EQ(body(1, {&w}), GemmOn::tiles);
 }
 
 TEST(GemmChoice, NamesItsBodies) {

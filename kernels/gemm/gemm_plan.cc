@@ -34,11 +34,29 @@ size_t decoded_bytes(const GemmCall& call, bool at_once, bool one_operand) {
   return whole(elements * static_cast<int64_t>(sizeof(bf16)));
 }
 
-}  // namespace
+bool is_4_bit(const WeightView& w) { return w.format == Format::nf4 || w.format == Format::fp4; }
 
-GemmPlan plan_gemm(const GemmCall& call) {
+// 4-bit weights, and beside them no more than LoRA's: other formats are decoded one by one in every block.
+bool for_fused(const GemmCall& call) {
+  constexpr int64_t kMostBeside = 512;
+  bool any = false;
+  for (const GemmTerm& t : call.terms) {
+    any = any || is_4_bit(t.w);
+    if (!is_4_bit(t.w) && t.x.cols > kMostBeside) return false;
+  }
+  return any;
+}
+
+GemmPlan plan_of(const GemmCall& call, int64_t rows) {
   GemmPlan plan;
   if (call.terms[0].x.dtype != DType::bf16) return plan;
+  const CudaGemm choice = cuda_gemm();
+  if (for_fused(call) && (choice == CudaGemm::fused || (choice == CudaGemm::by_rows && rows <= kFewRows))) {
+    plan.on = GemmOn::fused;
+    const int64_t splits = gemm_splits(call);
+    if (splits > 1) plan.sums = whole(splits * rows * call.y.cols * static_cast<int64_t>(sizeof(float)));
+    return plan;
+  }
   plan.on = cuda_gemm() != CudaGemm::own && for_library(call) ? GemmOn::library : GemmOn::tiles;
   plan.decoded = decoded_bytes(call, call.y.dtype != DType::f32, false);
   if (plan.on == GemmOn::tiles) return plan;
@@ -47,13 +65,38 @@ GemmPlan plan_gemm(const GemmCall& call) {
   const bool at_once = !sums_in_fp32(call);
   plan.decoded = std::max(plan.decoded, decoded_bytes(call, at_once, at_once && terms_of(call) > 1));
   plan.library = cuda::kCublasLtWorkspace;
-  const int64_t rows = call.y.rows;
   int64_t sum_k = 0;
   for (const GemmTerm& t : call.terms) sum_k += t.x.cols;
   if (at_once && terms_of(call) > 1) plan.packed = whole(rows * sum_k * static_cast<int64_t>(sizeof(bf16)));
   if (!at_once && call.y.dtype != DType::f32)
     plan.sums = whole(rows * call.y.cols * static_cast<int64_t>(sizeof(float)));
   return plan;
+}
+
+}  // namespace
+
+GemmPlan plan_gemm(const GemmCall& call) { return plan_of(call, call.y.rows); }
+
+size_t gemm_workspace(const GemmCall& call) {
+  const int64_t rows = call.y.rows;
+  return std::max(plan_of(call, rows).bytes(), plan_of(call, std::min(rows, kFewRows)).bytes());
+}
+
+int64_t gemm_steps(const GemmCall& call) {
+  int64_t steps = 0;
+  for (const GemmTerm& t : call.terms)
+    steps += ceil_div(t.x.cols, cuda::reads_codes(t.w) ? kGemmStep : kGemmStep / 4);
+  return steps;
+}
+
+// Some 256 blocks of 64 columns, each with four steps at least.
+int gemm_splits(const GemmCall& call) {
+  const int64_t tiles = std::max<int64_t>(1, ceil_div(call.y.cols, 64));
+  return static_cast<int>(std::clamp<int64_t>(std::min(256 / tiles, gemm_steps(call) / 4), 1, 16));
+}
+
+bool cuda::reads_codes(const WeightView& w) {
+  return is_4_bit(w) && w.cols % 32 == 0 && w.block_size >= 32 && (w.block_size & (w.block_size - 1)) == 0;
 }
 
 GemmPlan plan_gemm(const GemmTnCall& call) {

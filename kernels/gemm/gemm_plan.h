@@ -13,6 +13,7 @@ enum class GemmOn : uint8_t {
   multiply_adds,  // fp32 (gemm_fp32_cuda.cu)
   tiles,          // weights decoded to bf16, own tensor-core kernel (gemm_cuda.cu)
   library,        // weights decoded to bf16, cuBLASLt (gemm_library_cuda.cu)
+  fused,          // codes decoded in the kernel that multiplies (gemm_fused_cuda.cu)
 };
 
 // Parts of one workspace, in bytes, each a multiple of kCublasLtAlign.
@@ -22,7 +23,7 @@ struct GemmPlan {
   size_t decoded = 0;  // weights in bf16
   size_t packed = 0;   // the terms' x side by side
   size_t sums = 0;     // fp32, where y is not what the sum is kept in
-  // With what it takes to begin on kCublasLtAlign; no less for more rows.
+  // With what it takes to begin on kCublasLtAlign.
   size_t bytes() const {
     const size_t all = library + decoded + packed + sums;
     return all == 0 ? 0 : all + cuda::kCublasLtAlign;
@@ -30,6 +31,9 @@ struct GemmPlan {
 };
 GemmPlan plan_gemm(const GemmCall& call);
 GemmPlan plan_gemm(const GemmTnCall& call);
+
+// Bytes to ask for: enough for the same product of fewer rows, too, whatever makes that.
+size_t gemm_workspace(const GemmCall& call);
 
 // The parts as they lie.
 struct GemmSpace {
@@ -56,7 +60,16 @@ inline bool sums_in_fp32(const GemmCall& call) {
          (call.epilogue.residual && call.epilogue.residual.dtype != DType::bf16);
 }
 
+// On the fused kernel: how many steps the sum over all terms has, and into how many parts of it the work is
+// cut so that there are blocks enough; these are added up in order. Of few rows not by how many they are.
+inline constexpr int kGemmStep = 128;
+int64_t gemm_steps(const GemmCall& call);
+int gemm_splits(const GemmCall& call);
+
 namespace cuda {
+
+// Whether the fused kernel copies w's codes as they lie: a scale for each 32 of a row.
+bool reads_codes(const WeightView& w);
 
 // The stride of a weight decoded to bf16: a multiple of 8, so that rows begin on 16 bytes.
 inline int64_t decoded_stride(const WeightView& w) { return ceil_div(w.cols, 8) * 8; }

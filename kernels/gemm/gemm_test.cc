@@ -32,7 +32,7 @@ class Gemm : public ::testing::TestWithParam<std::string> {
   Gemm() {
     const std::string& name = GetParam();
     const bool cuda = name.starts_with("cuda_");
-    if (cuda) set_cuda_gemm(name == "cuda_own" ? CudaGemm::own : CudaGemm::dequant);
+    if (cuda) set_cuda_gemm(cuda_gemm_of(name.substr(5)));
     for (const testing::Body& b : testing::bodies())
       if (b.name() == (cuda ? "cuda 3" : name)) with_.emplace(b);
   }
@@ -42,7 +42,7 @@ class Gemm : public ::testing::TestWithParam<std::string> {
   }
   static bool on_cuda() { return testing::device_under_test.kind == DeviceKind::cuda; }
   // cuBLASLt picks its algorithm by the shape, rows included.
-  static bool rows_count() { return on_cuda() && cuda_gemm() == CudaGemm::dequant; }
+  static bool rows_count() { return on_cuda() && cuda_gemm() != CudaGemm::own; }
   std::optional<testing::WithBody> with_;
 };
 class GemmOnCpu : public Gemm {};
@@ -50,7 +50,7 @@ class GemmOnCpu : public Gemm {};
 std::vector<std::string> gemm_bodies(bool with_cuda) {
   std::vector<std::string> out;
   for (Isa isa : kIsas) out.push_back(std::string(name_of(isa)));
-  if (with_cuda) out.insert(out.end(), {"cuda_own", "cuda_dequant"});
+  if (with_cuda) out.insert(out.end(), {"cuda_own", "cuda_dequant", "cuda_fused"});
   return out;
 }
 std::string gemm_test_name(const ::testing::TestParamInfo<std::string>& info) { return info.param; }
