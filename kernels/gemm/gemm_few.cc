@@ -1,7 +1,11 @@
 #include "kernels/gemm/gemm_few.h"
 
+#include <array>
+#include <type_traits>
+#include <utility>
 #include "kernels/common/rows.h"
 #include "kernels/gemm/gemm_few_args.h"
+
 #include "quant/codebook.h"
 
 #define QLORA_BODY "kernels/gemm/gemm_few_cpu.inl"
