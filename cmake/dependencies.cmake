@@ -21,7 +21,9 @@ target_link_libraries(qlora_pcre2 INTERFACE ${PCRE2_LIBRARY})
 
 if(QLORA_CUDA)
   find_package(CUDAToolkit 13.0 REQUIRED)
-  # Static, so that a program starts on any machine: it looks for the driver itself.
+  # Static, so that a program starts on any machine: it looks for the driver itself. Its headers are for the files that
+  # call it alone (folder.cmake): the others are compiled the same with CUDA and without, so that a build folder that
+  # changes between the two compiles little.
   set(QLORA_CUDA_RUNTIME CUDA::cudart_static)
   # cuBLASLt is opened when it is first wanted (kernels/cuda/cublaslt_real.cc), from where the system looks or from here.
   list(APPEND CMAKE_BUILD_RPATH ${CUDAToolkit_LIBRARY_DIR} ${PROJECT_SOURCE_DIR}/.deps/cuda/lib)

@@ -6,8 +6,19 @@
 CUDA_OLDEST=13.0
 CUDA_DEPS=$DEPS/cuda
 
-# A card of NVIDIA's that this system shows (the second: under WSL).
-has_card() { [[ -e /dev/nvidia0 || -e /dev/dxg ]] || { have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; }; }
+# A card of NVIDIA's that this system shows.
+has_card() { [[ -e /dev/nvidia0 ]] || { have nvidia-smi && nvidia-smi -L >/dev/null 2>&1; }; }
+
+# Why no card here can be used, as far as nvidia-smi tells; empty where one can.
+card_refusal() {
+  local driver capability
+  has_card || { printf 'no CUDA card here' && return; }
+  have nvidia-smi || return 0
+  IFS=', ' read -r driver capability < <(nvidia-smi --query-gpu=driver_version,compute_cap --format=csv,noheader 2>/dev/null) || true
+  [[ -n $driver ]] || { printf 'nvidia-smi shows no card' && return; }
+  version_at_least "$driver" 580 || { printf 'the driver of the card here is %s, 580 or newer is needed' "$driver" && return; }
+  version_at_least "$capability" 8.0 || printf 'the card here has compute capability %s, 8.0 or newer is needed' "$capability"
+}
 
 # The folder that a compiler belongs to, which may be a link or a script that starts another.
 toolkit_of() {
@@ -56,9 +67,9 @@ cuda_program() {
 
 # What is brought: for what, project, version, and for each processor the wheel's platform and sha256.
 #   toolkit    compiler, headers and runtime library
-#   cublas     cuBLASLt's header and library: opened when a program first multiplies on a card
+#   cublas     cuBLASLt: opened when a program first multiplies on a card
 #   reader     what shows the code in a binary; in no wheel of 13.0
-#   sanitizer  compute-sanitizer, for machines with a card
+#   sanitizer  compute-sanitizer; these two only where there is a card
 cuda_wheels() {
   cat <<'TABLE' | awk -v wanted="$1" -v arch="$(uname -m)" '$1 == wanted && $4 == arch { print $2, $3, $5, $6 }'
 toolkit nvidia-cuda-nvcc 13.0.88 x86_64 manylinux2014_x86_64.manylinux_2_17_x86_64 56fe502eb77625a12f25172caa3cdddb4e4c8ba2c8c17dba44b164761b380f03
@@ -120,14 +131,12 @@ cuda_setup() {
     toolkit=$(find_toolkit)
     [[ -n $toolkit ]] || die 1 "$CUDA_DEPS is no complete CUDA toolkit after the installation; remove it and run $SCRIPT --cuda again"
   fi
-  if ! cuda_file include/cublasLt.h >/dev/null || ! cuda_file lib64/libcublasLt.so.13 >/dev/null; then
-    step "cuBLASLt from PyPI (420 MB)" bring_cuda cublas
-  fi
   if ! cuda_program cuobjdump >/dev/null || ! cuda_program nvdisasm >/dev/null; then
     step "cuobjdump and nvdisasm from PyPI (5 MB)" bring_cuda reader
   fi
-  if has_card && ! cuda_program compute-sanitizer >/dev/null; then
-    step "compute-sanitizer from PyPI (14 MB)" bring_cuda sanitizer
+  if has_card; then
+    cuda_file lib64/libcublasLt.so.13 >/dev/null || step "cuBLASLt from PyPI (420 MB)" bring_cuda cublas
+    cuda_program compute-sanitizer >/dev/null || step "compute-sanitizer from PyPI (14 MB)" bring_cuda sanitizer
   fi
   say "CUDA: $(nvcc_version "$toolkit/bin/nvcc") in $toolkit."
 }
