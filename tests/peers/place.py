@@ -37,6 +37,18 @@ def peers_python():
     return str(python)
 
 
+def llama_python():
+    venv = Path(os.environ.get("QLORA_LLAMA_VENV", ROOT / ".peers-llama"))
+    python = venv / "bin" / "python"
+    if not python.exists():
+        die(
+            2,
+            f"{venv}: llama.cpp is not installed; run tests/peers/setup --llama, or name an environment with "
+            "QLORA_LLAMA_VENV",
+        )
+    return str(python)
+
+
 def enter_peers():
     """Runs this script again inside the peers' environment."""
     python = peers_python()
