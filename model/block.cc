@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <optional>
 
+#include "kernels/attention/attention_step.h"
 #include "kernels/gated_act/gated_act.h"
 #include "kernels/rms_norm/rms_norm.h"
 #include "kernels/rows/rows.h"
@@ -376,9 +377,12 @@ void block_infer(Exec& e, const BlockContext& c, std::span<const int32_t> docs, 
     cast_rows(e, v.view().row_range(begin, n), caches[i].v.row_range(past[i], n));
     const int32_t q_rows[2] = {0, static_cast<int32_t>(n)},
                   k_rows[2] = {0, static_cast<int32_t>(past[i] + n)};
-    attention_forward(e, attention_shape(d), {q_rows, k_rows}, q.view().row_range(begin, n),
-                      caches[i].k.row_range(0, past[i] + n), caches[i].v.row_range(0, past[i] + n),
-                      o.view().row_range(begin, n), {});
+    const Mat q_new = q.view().row_range(begin, n), o_new = o.view().row_range(begin, n);
+    const Mat keys = caches[i].k.row_range(0, past[i] + n), values = caches[i].v.row_range(0, past[i] + n);
+    if (step)
+      attention_step(e, attention_shape(d), q_new, keys, values, o_new);
+    else
+      attention_forward(e, attention_shape(d), {q_rows, k_rows}, q_new, keys, values, o_new, {});
   }
   const Mat y_out = y;
   linear(Group::o, o, {&y_out, 1}, x);  // y is x1 from here on

@@ -1,0 +1,17 @@
+#pragma once
+#include "kernels/attention/attention.h"
+
+namespace qlora {
+
+// attention_forward for a step of generation: one query, which sees all keys of a cache (the last `window` of
+// them). Nothing is cut into tiles, so that a step costs little more than reading the cache once a query
+// head.
+//
+// q [1, q_heads*head_dim] (or no row: then nothing is done), k and v [T, kv_heads*head_dim], T > 0 -> o like
+// q; one dtype, fp32 or bf16. Scores, softmax and sums are fp32, in an order that depends on shapes and ISA
+// alone. o aliases nothing. Category::internal on shapes that do not fit. On a CUDA device it is
+// attention_forward.
+void attention_step(Exec& e, const AttentionShape& s, const ConstMat& q, const ConstMat& k, const ConstMat& v,
+                    const Mat& o);
+
+}  // namespace qlora
