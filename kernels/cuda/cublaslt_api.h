@@ -39,29 +39,27 @@ inline constexpr uint32_t kNoReduction = 0, kReductionInComputeType = 2;
 inline constexpr int kAlgoId = 0, kTileId = 1, kSplits = 2, kReductionScheme = 3, kStagesId = 6;
 
 // f(name, result, parameters) for each function.
-#define QLORA_CUBLASLT(f)                                                                                    \
-  f(cublasLtCreate, Status, (Handle*)) f(cublasLtGetVersion, size_t, ()) f(cublasLtGetStatusString,          \
-                                                                           const char*, (Status))            \
-      f(cublasLtMatmul, Status,                                                                              \
-        (Handle, Product, const void* alpha, const void* a, Layout, const void* b, Layout, const void* beta, \
-         const void* c, Layout, void* d, Layout, const Algo*, void* workspace, size_t bytes, void* stream))  \
-          f(cublasLtMatmulAlgoCheck, Status,                                                                 \
-            (Handle, Product, Layout, Layout, Layout, Layout, const Algo*, Proposal*))                       \
-              f(cublasLtMatmulAlgoGetHeuristic, Status,                                                      \
-                (Handle, Product, Layout, Layout, Layout, Layout, Preference, int wanted, Proposal*,         \
-                 int* found)) f(cublasLtMatmulAlgoConfigGetAttribute, Status,                                \
-                                (const Algo*, int name, void*, size_t bytes, size_t* written))               \
-                  f(cublasLtMatmulDescCreate, Status, (Product*, int compute, int scale))                    \
-                      f(cublasLtMatmulDescDestroy, Status, (Product))                                        \
-                          f(cublasLtMatmulDescSetAttribute, Status,                                          \
-                            (Product, int name, const void*, size_t bytes))                                  \
-                              f(cublasLtMatrixLayoutCreate, Status,                                          \
-                                (Layout*, int type, uint64_t rows, uint64_t cols, int64_t stride))           \
-                                  f(cublasLtMatrixLayoutDestroy, Status, (Layout))                           \
-                                      f(cublasLtMatmulPreferenceCreate, Status, (Preference*))               \
-                                          f(cublasLtMatmulPreferenceDestroy, Status, (Preference))           \
-                                              f(cublasLtMatmulPreferenceSetAttribute, Status,                \
-                                                (Preference, int name, const void*, size_t bytes))
+// clang-format off
+#define QLORA_CUBLASLT(f) \
+  f(cublasLtCreate, Status, (Handle*)) \
+  f(cublasLtGetVersion, size_t, ()) \
+  f(cublasLtGetStatusString, const char*, (Status)) \
+  f(cublasLtMatmul, Status, \
+    (Handle, Product, const void* alpha, const void* a, Layout, const void* b, Layout, const void* beta, \
+     const void* c, Layout, void* d, Layout, const Algo*, void* workspace, size_t bytes, void* stream)) \
+  f(cublasLtMatmulAlgoCheck, Status, (Handle, Product, Layout, Layout, Layout, Layout, const Algo*, Proposal*)) \
+  f(cublasLtMatmulAlgoGetHeuristic, Status, \
+    (Handle, Product, Layout, Layout, Layout, Layout, Preference, int wanted, Proposal*, int* found)) \
+  f(cublasLtMatmulAlgoConfigGetAttribute, Status, (const Algo*, int name, void*, size_t bytes, size_t* written)) \
+  f(cublasLtMatmulDescCreate, Status, (Product*, int compute, int scale)) \
+  f(cublasLtMatmulDescDestroy, Status, (Product)) \
+  f(cublasLtMatmulDescSetAttribute, Status, (Product, int name, const void*, size_t bytes)) \
+  f(cublasLtMatrixLayoutCreate, Status, (Layout*, int type, uint64_t rows, uint64_t cols, int64_t stride)) \
+  f(cublasLtMatrixLayoutDestroy, Status, (Layout)) \
+  f(cublasLtMatmulPreferenceCreate, Status, (Preference*)) \
+  f(cublasLtMatmulPreferenceDestroy, Status, (Preference)) \
+  f(cublasLtMatmulPreferenceSetAttribute, Status, (Preference, int name, const void*, size_t bytes))
+// clang-format on
 
 #define QLORA_POINTER(name, result, parameters) result(*name) parameters = nullptr;
 struct Functions {

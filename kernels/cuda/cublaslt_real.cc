@@ -10,6 +10,7 @@
 #include <memory>
 #include <mutex>
 #include <source_location>
+#include <type_traits>
 #include <vector>
 
 #include "kernels/cuda/cublaslt.h"
@@ -44,6 +45,20 @@ static_assert(CUBLASLT_ALGO_CONFIG_ID == lt::kAlgoId && CUBLASLT_ALGO_CONFIG_TIL
               CUBLASLT_ALGO_CONFIG_SPLITK_NUM == lt::kSplits &&
               CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME == lt::kReductionScheme &&
               CUBLASLT_ALGO_CONFIG_STAGES_ID == lt::kStagesId);
+
+// A function's parameters are as many, as large, and pointers where the header's are.
+template <class A, class B>
+constexpr bool kAlike = sizeof(A) == sizeof(B) && (std::is_pointer_v<A> == std::is_pointer_v<B>);
+template <class F, class G>
+constexpr bool kSameCall = false;
+template <class R, class S, class... A, class... B>
+requires(sizeof...(A) == sizeof...(B)) constexpr bool kSameCall<R (*)(A...), S (*)(B...)> = kAlike<R, S> &&
+                                                                                            (kAlike<A, B> &&
+                                                                                             ...);
+#define QLORA_COMPARE(name, result, parameters) \
+  static_assert(kSameCall<decltype(&::name), decltype(lt::Functions::name)>);
+QLORA_CUBLASLT(QLORA_COMPARE)
+#undef QLORA_COMPARE
 #endif
 
 void* open_library() {

@@ -358,7 +358,7 @@ TEST_F(GemmCuda, RowsPickTheBody) {
     }
   }
   set_cuda_gemm(CudaGemm::fused);
-  EXPECT_EQ(body(512, {&w}), GemmOn::fused);
+  EXPECT_EQ(body(70000, {&w}), GemmOn::fused);
   set_cuda_gemm(CudaGemm::dequant);
   EXPECT_EQ(body(1, {&w}), GemmOn::library);
   set_cuda_gemm(CudaGemm::own);

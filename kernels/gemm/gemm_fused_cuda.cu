@@ -377,7 +377,7 @@ void gemm_fused(Exec& e, const GemmCall& call, const GemmSpace& space) {
             gemm_steps(call),
             call.y.rows,
             call.y.cols,
-            gemm_splits(call),
+            gemm_splits(call, call.y.rows),
             reinterpret_cast<float*>(space.sums),
             call.epilogue.bias,
             call.epilogue.residual,

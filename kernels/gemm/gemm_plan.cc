@@ -53,7 +53,7 @@ GemmPlan plan_of(const GemmCall& call, int64_t rows) {
   const CudaGemm choice = cuda_gemm();
   if (for_fused(call) && (choice == CudaGemm::fused || (choice == CudaGemm::by_rows && rows <= kFewRows))) {
     plan.on = GemmOn::fused;
-    const int64_t splits = gemm_splits(call);
+    const int64_t splits = gemm_splits(call, rows);
     if (splits > 1) plan.sums = whole(splits * rows * call.y.cols * static_cast<int64_t>(sizeof(float)));
     return plan;
   }
@@ -90,7 +90,8 @@ int64_t gemm_steps(const GemmCall& call) {
 }
 
 // Some 256 blocks of 64 columns, each with four steps at least.
-int gemm_splits(const GemmCall& call) {
+int gemm_splits(const GemmCall& call, int64_t rows) {
+  if (rows > kFewRows) return 1;
   const int64_t tiles = std::max<int64_t>(1, ceil_div(call.y.cols, 64));
   return static_cast<int>(std::clamp<int64_t>(std::min(256 / tiles, gemm_steps(call) / 4), 1, 16));
 }

@@ -61,10 +61,11 @@ inline bool sums_in_fp32(const GemmCall& call) {
 }
 
 // On the fused kernel: how many steps the sum over all terms has, and into how many parts of it the work is
-// cut so that there are blocks enough; these are added up in order. Of few rows not by how many they are.
+// cut so that there are blocks enough, which are added up in order: of few rows by the weights' shape alone,
+// of more not at all.
 inline constexpr int kGemmStep = 128;
 int64_t gemm_steps(const GemmCall& call);
-int gemm_splits(const GemmCall& call);
+int gemm_splits(const GemmCall& call, int64_t rows);
 
 namespace cuda {
 
