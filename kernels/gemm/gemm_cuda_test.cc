@@ -9,6 +9,7 @@
 #include "kernels/gemm/gemm_choice.h"
 #include "kernels/gemm/gemm_plan.h"
 #include "kernels/gemm/gemm_ref.h"
+#include "kernels/gemm/gemm_test_cuda.h"
 #include "kernels/gemm/gemm_test_data.h"
 #include "kernels/gemm/gemm_test_near.h"
 #include "tests/support/body.h"
@@ -17,21 +18,6 @@ namespace qlora {
 namespace {
 
 using testing::run_planned;
-
-// Products on CUDA by one body, in one of the emulator's variants.
-class GemmCuda : public ::testing::Test {
- protected:
-  ~GemmCuda() override {
-    set_cuda_gemm(CudaGemm::by_rows);
-    set_gemm_algorithms({});
-  }
-  template <class F>
-  void on_cuda(CudaGemm choice, const F& f) {
-    set_cuda_gemm(choice);
-    const testing::WithBody with({{DeviceKind::cuda, 0}, active_isa(), 1});
-    f();
-  }
-};
 
 bool is_logged(const std::string& product) {
   return cuda::matmul_log().find("| " + product + " |") != std::string::npos;
@@ -161,12 +147,10 @@ TEST_F(GemmCuda, ShapesGiveTheBits) {
         gemm_nt(e, "product", {&term, 1}, {}, y.view().row_range(begin, count));
       });
     };
-    TestMatrix y(DType::f32, 96, 72, 0), again(y), rows(y);
+    TestMatrix y(DType::f32, 96, 72, 0), again(y);
     for (const int64_t begin : {0, 48}) run(begin, 48, y);
     for (const int64_t begin : {48, 0}) run(begin, 48, again);
     EXPECT_TRUE(same_bits(y, again));
-    run(0, 96, rows);  // (the emulated library takes another algorithm, as the real one may)
-    EXPECT_FALSE(same_bits(y, rows));
   });
 }
 
@@ -182,42 +166,6 @@ TEST_F(GemmCuda, OffSixteenBytes) {
     expect_near(y.view(), gemm_ref<double>(terms, epilogue, 9, 80, true), 112, "off");
   });
   EXPECT_FALSE(is_logged("nt 9x80x104 fp32"));
-}
-
-// The table in force picks the algorithm, and what it says is checked.
-TEST_F(GemmCuda, TheTableRules) {
-  const TestWeight w(Format::bf16, 16, 640, {});
-  const TestMatrix x(DType::bf16, 5, 640, 0);
-  const GemmTerm term{x.view(), w.view()};
-  const auto with = [&](uint64_t algorithm) {
-    cuda::AlgorithmTable table;
-    table.set("emulated", "1", "nt 5x16x640 fp32", {algorithm});
-    set_gemm_algorithms(table);
-    TestMatrix y(DType::f32, 5, 16, 0);
-    on_cuda(CudaGemm::dequant, [&] {
-      run_planned(1, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, y.view()); });
-    });
-    return y;
-  };
-  const TestMatrix one = with(1), three = with(3);
-  EXPECT_FALSE(same_bits(one, three));
-  EXPECT_TRUE(same_bits(one, with(1)));
-  EXPECT_NE(cuda::matmul_log().find(cuda::AlgorithmTable::line("emulated", "1", "nt 5x16x640 fp32", {3})),
-            std::string::npos);
-  try {
-    cuda::AlgorithmTable table;
-    table.set("emulated", "1", "nt 5x16x640 fp32", {99});
-    set_gemm_algorithms(table);
-    set_cuda_gemm(CudaGemm::dequant);
-    const testing::WithBody with_body({{DeviceKind::cuda, 0}, active_isa(), 1});
-    cuda::emulator::launches += 1;  // (none is to come)
-    TestMatrix y(DType::f32, 5, 16, 0);
-    run_planned(1, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, y.view()); });
-    ADD_FAILURE() << "multiplied";
-  } catch (const Error& e) {
-    EXPECT_EQ(e.category(), Category::input);
-    EXPECT_NE(std::string(e.what()).find("nt 5x16x640 fp32"), std::string::npos);
-  }
 }
 
 // What no library would take is a bug of ours, told before it is called.
