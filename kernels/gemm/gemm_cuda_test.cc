@@ -9,10 +9,10 @@
 #include "kernels/gemm/gemm_choice.h"
 #include "kernels/gemm/gemm_plan.h"
 #include "kernels/gemm/gemm_ref.h"
-#include "kernels/gemm/gemm_test_cuda.h"
 #include "kernels/gemm/gemm_test_data.h"
 #include "kernels/gemm/gemm_test_near.h"
 #include "tests/support/body.h"
+#include "tests/support/gemm_on_cuda.h"
 
 namespace qlora {
 namespace {

@@ -6,8 +6,8 @@
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/emulator.h"
 #include "kernels/gemm/gemm.h"
-#include "kernels/gemm/gemm_test_cuda.h"
 #include "kernels/gemm/gemm_test_data.h"
+#include "tests/support/gemm_on_cuda.h"
 
 namespace qlora {
 namespace {
