@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 
-#include "kernels/common/isa.h"
 #include "model/generate.h"
 #include "model/io/safetensors.h"
 #include "tools/common/dataset.h"
@@ -133,6 +132,7 @@ Json answer(Run& r) {
 }
 
 int body(Options& options) {
+  require_cpu(options);
   Run run{options};
   const Dataset data = read_dataset(run.rows, *run.encoder, run.reading);
   for (const std::string& line : said(data.counts)) run.screen.line(line);
@@ -151,6 +151,4 @@ int body(Options& options) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  return run_tool(argc, argv, eval_table, {[] { return std::string(name_of(active_isa())); }, ""}, body);
-}
+int main(int argc, char** argv) { return run_tool(argc, argv, eval_table, this_build(), body); }

@@ -1,11 +1,9 @@
 // qlora-inspect: what a model, adapter, checkpoint or data file holds; tokenizes and renders.
-#include "kernels/common/isa.h"
 #include "tools/common/inspect.h"
 #include "tools/common/main.h"
 #include "tools/common/tables.h"
 
 int main(int argc, char** argv) {
   using namespace qlora;
-  return tools::run_tool(argc, argv, tools::inspect_table,
-                         {[] { return std::string(name_of(active_isa())); }, ""}, tools::inspect);
+  return tools::run_tool(argc, argv, tools::inspect_table, this_build(), tools::inspect);
 }

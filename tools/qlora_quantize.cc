@@ -1,7 +1,6 @@
 // qlora-quantize: a model folder or GGUF as a bitsandbytes folder.
 #include <filesystem>
 
-#include "kernels/common/isa.h"
 #include "model/io/folder_writer.h"
 #include "tools/common/format.h"
 #include "tools/common/main.h"
@@ -64,7 +63,4 @@ int body(Options& options) {
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  return run_tool(argc, argv, quantize_table, {[] { return std::string(name_of(active_isa())); }, ""},
-                  body);
-}
+int main(int argc, char** argv) { return run_tool(argc, argv, quantize_table, this_build(), body); }

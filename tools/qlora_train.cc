@@ -3,6 +3,7 @@
 #include <filesystem>
 
 #include "kernels/common/isa.h"
+#include "memory/cuda/start.h"
 #include "memory/file.h"
 #include "memory/process.h"
 #include "model/generate.h"
@@ -48,6 +49,14 @@ class Watcher : public TrainerEvents {
  private:
   Screen& screen_;
 };
+
+// What the host has again when the engine is gone.
+size_t given_back(const EnginePlan& plan) {
+  if (plan.host_arena_bytes == 0) return plan.arena_bytes;
+  size_t bytes = 0;  // of a run on a card
+  for (const PlanRegion& r : plan.regions) bytes += r.name.rfind("pinned/", 0) == 0 ? r.bytes : 0;
+  return bytes;
+}
 
 // Whether a checkpoint lies in the output folder itself.
 bool resumes_here(const std::string& from, const std::string& out) {
@@ -134,7 +143,12 @@ void TrainTool::show_plan() {
   screen_.line(cat("steps    ", format_count(plan_->total_steps()), " (",
                    format_count(plan_->steps_per_epoch()), " an epoch), ", threads_, " threads, ",
                    name_of(active_isa())));
-  screen_.line(cat("memory   ", format_bytes(plan.total_bytes), " of ", format_bytes(plan.budget_bytes),
+  const Device device = device_of(options_);
+  const bool card = device.kind == DeviceKind::cuda;
+  if (cuda::runtime_version() != 0) screen_.line("device   " + device_text(device));
+  screen_.line(cat("memory   ", format_bytes(card ? plan.device_bytes : plan.total_bytes), " of ",
+                   format_bytes(plan.budget_bytes),
+                   card ? cat(" on the card, ", format_bytes(plan.host_bytes), " beside it") : "",
                    ", activations ", plan.choices(),
                    plan.weights_paged ? ", frozen weights read from their files at every pass" : ""));
   if (plan.extra_seconds > 0)
@@ -226,6 +240,8 @@ std::vector<ReportSample> TrainTool::samples() {
   }
   const std::vector<int32_t> stops = stop_ids(model_->desc(), text_);
   const auto adapter_bytes = static_cast<size_t>(adapter_.layout.size()) * sizeof(float);
+  if (device_of(options_).kind == DeviceKind::cuda)
+    screen_.line("report.html's samples are answered by the CPU: answers on the card are not built yet");
   const auto answer = [&](const AdapterView& adapter, std::string ReportSample::*field) {
     // As many at a time as fit: no answer hangs on what runs beside it.
     for (int slots = static_cast<int>(requests.size()); slots > 0; --slots) {
@@ -256,7 +272,7 @@ void TrainTool::finish() {
   result.tokens = trainer_->state().tokens;
   result.seconds = trainer_->state().seconds;
   result.tokens_per_second = result.seconds > 0 ? static_cast<double>(result.tokens) / result.seconds : 0;
-  result.memory_bytes = peak_resident_bytes();
+  result.memory_bytes = engine_->peak_bytes();
   result.base = base_.name;
   result.data_sha256 = data_->rows.sha256();
   if (data_->eval_rows) result.eval_data_sha256 = data_->eval_rows->sha256();
@@ -269,7 +285,7 @@ void TrainTool::finish() {
   trainer_.reset();
   // The engine's arena makes room for the samples' adapter and caches: the peak stays the plan's.
   engine_paged_ = engine_->paged_weights() != nullptr;
-  arena_bytes_ = engine_->plan().arena_bytes;
+  arena_bytes_ = given_back(engine_->plan());
   engine_.reset();
   if (std::find(reports.begin(), reports.end(), "html") != reports.end()) {
     Report report;
@@ -292,6 +308,8 @@ void TrainTool::finish() {
 
 int TrainTool::run() {
   refuse_unbuilt(options_);
+  if (const Device d = device_of(options_); d.kind == DeviceKind::cuda && !options_.get<bool>("dry-run"))
+    cuda::require_device(d.index);
   out_ = options_.get<std::string>("output-dir");
   const bool resume = options_.given("resume-from-checkpoint"),
              overwrite = options_.get<bool>("overwrite-output-dir");
@@ -345,6 +363,4 @@ int body(Options& options) { return TrainTool(options).run(); }
 
 }  // namespace
 
-int main(int argc, char** argv) {
-  return run_tool(argc, argv, train_table, {[] { return std::string(name_of(active_isa())); }, ""}, body);
-}
+int main(int argc, char** argv) { return run_tool(argc, argv, train_table, this_build(), body); }

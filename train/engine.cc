@@ -7,6 +7,7 @@
 #include "kernels/grad_norm/grad_norm.h"
 #include "memory/page_backends.h"
 #include "memory/page_cuda.h"
+#include "memory/process.h"
 #include "train/largest_batch.h"
 
 namespace qlora {
@@ -108,6 +109,8 @@ void Engine::connect_pages() {
     p->connect(std::move(pages), {&train_});
   }
 }
+
+size_t Engine::peak_bytes() const { return on_cuda() ? plan_.device_bytes : peak_resident_bytes(); }
 
 std::span<const float> Engine::params() {
   if (!on_cuda()) return device_params();

@@ -94,6 +94,8 @@ class Engine {
   Engine(std::shared_ptr<const Model> model, AdapterLayout layout, const EngineOptions& options);
 
   const EnginePlan& plan() const { return plan_; }
+  // What the process has held at most where it trains: resident memory, or of a CUDA device.
+  size_t peak_bytes() const;
   // A microbatch as planned, in order.
   const Trace& training_trace() const { return train_; }
   const AdapterLayout& layout() const { return layout_; }
@@ -144,6 +146,7 @@ class Engine {
   size_t measured_process() const;
   Place place_of(const Model::Part& part) const;
   size_t base_bytes(Place where) const;
+  size_t host_copy_bytes() const;
   Held fixed_bytes() const;
   size_t table_bytes() const;
   size_t staging_bytes() const;

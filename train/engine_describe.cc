@@ -135,6 +135,7 @@ void Engine::describe() {
   if (on_cuda()) {
     add("base/padding", Place::device, DeviceWeights::padding(*model_),
         "to 16 bytes between arrays; maps of double quantization");
+    add("base/host copy", Place::host, host_copy_bytes(), "of what was quantized or converted here");
     add("rope tables", Place::host, table_bytes(), "as they are made");
     add("staging/weights", Place::host, DeviceWeights::staging_bytes(), "on their way to the device");
   }

@@ -128,6 +128,15 @@ size_t Engine::base_bytes(Place where) const {
   return bytes;
 }
 
+// Of what is on a CUDA device, what the host has made: it keeps it too.
+size_t Engine::host_copy_bytes() const {
+  if (!on_cuda() || model_->checkpoint().files().empty()) return 0;
+  size_t bytes = 0;
+  for (const Model::Part& p : model_->parts())
+    if (!p.mapped && place_of(p) == Place::device) bytes += p.codes + p.constants;
+  return bytes;
+}
+
 // What there is besides the arenas.
 Engine::Held Engine::fixed_bytes() const {
   const size_t mapped = pages_ ? 0 : base_bytes(Place::file) + mapped_around_;
@@ -135,7 +144,8 @@ Engine::Held Engine::fixed_bytes() const {
   if (!on_cuda()) return {host + base_bytes(Place::device) + mapped, 0};
   return {
       options_.context_bytes + base_bytes(Place::device) + DeviceWeights::padding(*model_) + table_bytes(),
-      host + DeviceWeights::staging_bytes() + base_bytes(Place::host) + mapped + paged_bytes()};
+      host + DeviceWeights::staging_bytes() + host_copy_bytes() + base_bytes(Place::host) + mapped +
+          paged_bytes()};
 }
 
 size_t Engine::table_bytes() const {

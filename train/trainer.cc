@@ -6,7 +6,6 @@
 #include <filesystem>
 
 #include "memory/file.h"
-#include "memory/process.h"
 
 namespace qlora {
 namespace fs = std::filesystem;
@@ -80,7 +79,7 @@ void Trainer::log(const Step& s, double norm, double rate) {
   m.tokens = state_.tokens;
   m.seconds = state_.seconds;
   m.tokens_per_second = static_cast<double>(state_.line_tokens) / state_.line_seconds;
-  m.memory_bytes = peak_resident_bytes();
+  m.memory_bytes = engine_.peak_bytes();
   metrics_->add(m);
   if (board_) {
     board_->scalar("train/loss", m.step, m.loss);

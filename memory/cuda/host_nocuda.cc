@@ -4,6 +4,8 @@
 // A build without CUDA: there is no device, so nothing of one can be made.
 namespace qlora::cuda {
 
+int runtime_version() { return 0; }
+
 Found find(int) {
   Found f;
   f.built = false;

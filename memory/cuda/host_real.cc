@@ -1,5 +1,6 @@
 #include <cuda_runtime.h>
 
+#include <cstdlib>
 #include <source_location>
 
 #include "memory/cuda/host.h"
@@ -17,6 +18,10 @@ void verify(cudaError_t error, const char* call,
        cudaGetErrorString(error), " (", cudaGetErrorName(error), "); ",
        memory ? "a smaller batch or sequence needs less" : "check the card and its driver (nvidia-smi)");
 }
+
+// All kernels are loaded with the context, so that what it takes is known before a run is planned and no step
+// waits for one. Before main(), while there is one thread; who set it otherwise has his way.
+[[maybe_unused]] const int eager = setenv("CUDA_MODULE_LOADING", "EAGER", 0);
 
 // Calls go to `device` while it lives.
 class OnDevice {
@@ -40,6 +45,8 @@ cudaMemLocation location(bool on_device, int device) {
 }
 
 }  // namespace
+
+int runtime_version() { return CUDART_VERSION; }
 
 Found find(int device) {
   Found f;

@@ -7,24 +7,24 @@ namespace {
 
 constexpr char kElse[] = ", or run on the CPU";
 
-std::string version(int v) { return cat(v / 1000, ".", v % 1000 / 10); }
-
 // A driver serves every CUDA of its major version ("minor version compatibility", CUDA Compatibility guide);
 // the oldest of 13 is 580.
 std::string driver_for(int runtime) {
-  return runtime / 1000 == 13 ? "580 or newer" : cat("one for CUDA ", version(runtime));
+  return runtime / 1000 == 13 ? "580 or newer" : cat("one for CUDA ", version_text(runtime));
 }
 
 }  // namespace
+
+std::string version_text(int v) { return v == 0 ? "" : cat(v / 1000, ".", v % 1000 / 10); }
 
 std::string refusal(const Found& f, int device) {
   if (!f.built) return cat("this program was built without CUDA; build it with tools/build --cuda", kElse);
   if (f.driver == 0)
     return cat("no NVIDIA driver is loaded; install driver ", driver_for(f.runtime),
-               " (this program has CUDA ", version(f.runtime), ")", kElse);
+               " (this program has CUDA ", version_text(f.runtime), ")", kElse);
   if (f.driver / 1000 < f.runtime / 1000)
-    return cat("the NVIDIA driver is too old: it serves CUDA ", version(f.driver), ", this program has ",
-               version(f.runtime), "; install driver ", driver_for(f.runtime), kElse);
+    return cat("the NVIDIA driver is too old: it serves CUDA ", version_text(f.driver), ", this program has ",
+               version_text(f.runtime), "; install driver ", driver_for(f.runtime), kElse);
   if (!f.failure.empty())
     return cat("the NVIDIA driver does not start: ", f.failure, "; see what nvidia-smi says", kElse);
   if (f.devices == 0)

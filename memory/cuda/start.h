@@ -14,6 +14,10 @@ struct Found {
   int major = 0, minor = 0;
 };
 
+// Of the CUDA that is built into the program, numbered so; 0: none. Asks nothing of the driver.
+int runtime_version();
+std::string version_text(int version);  // "13.0"; "" of 0
+
 // By the body that is linked (memory/cuda/host.h).
 Found find(int device);
 

@@ -31,6 +31,7 @@ void check_mode(const Options& options) {
 
 int generate(Options& options) {
   check_mode(options);
+  require_cpu(options);
   Screen screen({2, options.get<bool>("quiet"), options.get<bool>("verbose")});
   Base base = open_base(options);
   const int threads = thread_count(options);

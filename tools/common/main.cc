@@ -17,6 +17,8 @@
 #include <nlohmann/json.hpp>
 #include <system_error>
 
+#include "kernels/common/isa.h"
+#include "memory/cuda/start.h"
 #include "memory/error.h"
 #include "tools/common/option_help.h"
 #include "tools/common/signals.h"
@@ -116,6 +118,10 @@ void finish_stdout() {
 }
 
 }  // namespace
+
+Build this_build() {
+  return {[] { return std::string(name_of(active_isa())); }, cuda::version_text(cuda::runtime_version())};
+}
 
 std::string version_text(const Table& table, const Build& build) {
 #if defined(__clang__)

@@ -14,6 +14,9 @@ struct Build {
   std::string cuda;                  // CUDA's version; empty: not built into this program
 };
 
+// What a program that is linked like this one has.
+Build this_build();
+
 // Returns the program's exit code: the body's, or that of the error. The body's result on stdout is flushed
 // and checked here: a full disk is exit 5, a reader that left (`| head`) is no failure. The table is made
 // here too, since memory may run out there already.

@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "memory/cuda/start.h"
 #include "memory/file.h"
 #include "model/io/config_checkpoint.h"
 #include "model/io/gguf_tokenizer.h"
 #include "model/text/chat.h"
 #include "tools/common/beside.h"
+#include "tools/common/option_value.h"
 
 namespace qlora::tools {
 namespace fs = std::filesystem;
@@ -126,6 +128,19 @@ Numerics numerics_of(const Options& options) {
   Numerics n;
   n.compute = options.get<std::string>("compute-dtype") == "fp32" ? DType::f32 : DType::bf16;
   return n;
+}
+
+Device device_of(const Options& options) {
+  const DeviceName name = *parse_device(options.get<std::string>("device"));
+  const bool card = name.which == DeviceName::Which::cuda ||
+                    (name.which == DeviceName::Which::automatic && cuda::refusal(cuda::find(0), 0).empty());
+  return card ? Device{DeviceKind::cuda, name.index} : Device{};
+}
+
+void require_cpu(const Options& options) {
+  if (parse_device(options.get<std::string>("device"))->which == DeviceName::Which::cuda)
+    fail(Category::usage, options.origin("device"),
+         ": this program computes on the CPU alone so far; leave the option out");
 }
 
 Adapter open_adapter(const std::optional<std::string>& folder, const ModelDesc& desc) {

@@ -73,6 +73,11 @@ void save_text(const TextTools& text, const std::string& folder);
 
 Numerics numerics_of(const Options& options);
 
+// The device that --device names; auto takes the first CUDA card where it can run this program, else the CPU.
+Device device_of(const Options& options);
+// For programs that run on the CPU alone: Category::usage when --device names a card.
+void require_cpu(const Options& options);
+
 // A PEFT folder's branches on a model.
 struct Adapter {
   AdapterConfig config;

@@ -6,6 +6,7 @@
 
 #include "kernels/common/isa.h"
 #include "memory/cuda/host.h"
+#include "memory/cuda/start.h"
 #include "memory/process.h"
 #include "tools/common/format.h"
 #include "tools/common/option_value.h"
@@ -21,6 +22,7 @@ constexpr std::array kMayChange = {"model",
                                    "eval-dataset",
                                    "output-dir",
                                    "overwrite-output-dir",
+                                   "device",
                                    "threads",
                                    "memory",
                                    "host-memory",
@@ -87,9 +89,19 @@ void refuse_unbuilt(const Options& options) {
          ": belongs to CUDA runs; give --device cuda with it, or --memory for the CPU");
 }
 
-Device device_of(const Options& options) {
-  const DeviceName name = *parse_device(options.get<std::string>("device"));
-  return name.which == DeviceName::Which::cuda ? Device{DeviceKind::cuda, name.index} : Device{};
+std::string arithmetic_of(const Device& device) {
+  if (device.kind != DeviceKind::cuda) return name_of(active_isa());
+  const cuda::Found card = cuda::find(device.index);
+  return cat("cuda sm_", card.major, card.minor);
+}
+
+std::string device_text(const Device& device) {
+  const cuda::Found found = cuda::find(device.index);
+  if (device.kind == DeviceKind::cuda && found.name.empty()) return cat("cuda:", device.index);
+  if (device.kind == DeviceKind::cuda)
+    return cat("cuda:", device.index, ", ", found.name, ", sm_", found.major, found.minor);
+  const std::string why = cuda::refusal(found, 0);
+  return why.empty() ? "cpu" : "cpu; " + why;
 }
 
 TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads) {
@@ -237,7 +249,12 @@ EngineOptions engine_options(const Options& options, int threads, const BatchMax
   if (!e.memory_budget && !there)
     fail(Category::usage, options.origin("device"),
          ": no such card is here to ask for its free memory; give --memory BYTES, the card's");
-  if (!e.memory_budget) e.memory_budget = cuda::device_info(e.device.index).free_bytes;
+  if (there) {
+    // What is taken already: context and kernels, all of them loaded, and what else uses the card.
+    const cuda::DeviceInfo card = cuda::device_info(e.device.index);
+    e.context_bytes = card.total_bytes - card.free_bytes;
+    if (!e.memory_budget) e.memory_budget = card.total_bytes;
+  }
   // Another machine's memory is not known here: the plan says what it takes.
   if (!e.host_budget && there) e.host_budget = available_bytes() + resident_set().anonymous;
   return e;
@@ -258,7 +275,7 @@ void settle(Options& options, const Base& base) {
 RunIdentity identity_of(const Options& options, const std::string& base, const TrainData& data) {
   RunIdentity id = {{"base", base},
                     {"data", data.train.sha256.empty() ? data.rows.sha256() : data.train.sha256},
-                    {"isa", name_of(active_isa())}};
+                    {"isa", arithmetic_of(device_of(options))}};
   if (data.eval_rows) id.emplace_back("eval data", data.eval_rows->sha256());
   for (const Setting& s : options.settings_in_force()) {
     if (std::find(kMayChange.begin(), kMayChange.end(), s.name) != kMayChange.end()) continue;

@@ -37,8 +37,11 @@ TrainerOptions trainer_options(const Options& options, int64_t total_steps);
 EngineOptions engine_options(const Options& options, int threads, const BatchMaxima& train,
                              const BatchMaxima& eval, int64_t total_steps);
 
-// The device that --device names; auto is the CPU.
-Device device_of(const Options& options);
+// What computes, as a checkpoint names it: an instruction set, or the architecture of a card.
+std::string arithmetic_of(const Device& device);
+
+// The device as a run shows it: a card's name and architecture; of the CPU, why no card is taken.
+std::string device_text(const Device& device);
 
 // Refuses what is known and not built, in one line each.
 void refuse_unbuilt(const Options& options);
