@@ -5,5 +5,5 @@
 
 int main(int argc, char** argv) {
   using namespace qlora;
-  return tools::run_tool(argc, argv, tools::generate_table, this_build(), tools::generate);
+  return tools::run_tool(argc, argv, tools::generate_table, tools::this_build(), tools::generate);
 }

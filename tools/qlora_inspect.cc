@@ -5,5 +5,5 @@
 
 int main(int argc, char** argv) {
   using namespace qlora;
-  return tools::run_tool(argc, argv, tools::inspect_table, this_build(), tools::inspect);
+  return tools::run_tool(argc, argv, tools::inspect_table, tools::this_build(), tools::inspect);
 }

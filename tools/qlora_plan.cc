@@ -5,5 +5,5 @@
 
 int main(int argc, char** argv) {
   using namespace qlora;
-  return tools::run_tool(argc, argv, tools::plan_table, this_build(), tools::plan);
+  return tools::run_tool(argc, argv, tools::plan_table, tools::this_build(), tools::plan);
 }

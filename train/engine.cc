@@ -4,6 +4,8 @@
 #include <chrono>
 #include <cstring>
 
+#include "kernels/cuda/cublaslt.h"
+#include "kernels/gemm/gemm_choice.h"
 #include "kernels/grad_norm/grad_norm.h"
 #include "memory/page_backends.h"
 #include "memory/page_cuda.h"
@@ -83,6 +85,7 @@ void Engine::reserve_on_card() {
                "for locked memory is limited; raise the limit (ulimit -l)");
   exec_ = std::make_unique<Exec>(options_.device, options_.threads, card_arena_.data(), pinned_arena_.data());
   cuda::Stream& stream = exec_->stream();
+  if (options_.numerics.compute == DType::bf16 && cuda_gemm() != CudaGemm::own) cuda::start_matmul(card);
   card_weights_ = std::make_unique<DeviceWeights>(*model_, stream);
   decoder_.set_device(*card_weights_, stream);
   if (eval_decoder_) eval_decoder_->set_device(*card_weights_, stream);

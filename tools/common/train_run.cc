@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <cstdlib>
 
 #include "kernels/common/isa.h"
+#include "kernels/gemm/gemm_choice.h"
 #include "memory/cuda/host.h"
 #include "memory/cuda/start.h"
 #include "memory/process.h"
@@ -92,7 +94,10 @@ void refuse_unbuilt(const Options& options) {
 std::string arithmetic_of(const Device& device) {
   if (device.kind != DeviceKind::cuda) return name_of(active_isa());
   const cuda::Found card = cuda::find(device.index);
-  return cat("cuda sm_", card.major, card.minor);
+  // Products of bf16 hang on who multiplies, too.
+  const char* const gemm = std::getenv("QLORA_GEMM");
+  return cat("cuda sm_", card.major, card.minor, gemm == nullptr ? "" : cat(", QLORA_GEMM=", gemm),
+             gemm_algorithms().empty() ? "" : ", algorithms " + gemm_algorithms().hash());
 }
 
 std::string device_text(const Device& device) {
