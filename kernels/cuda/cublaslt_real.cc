@@ -67,8 +67,8 @@ void* open_library() {
   void* const library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr)
     fail(Category::io, file, ": not found (", dlerror(),
-         "); pip install 'nvidia-cublas==13.*' brings it: name the file in QLORA_CUBLASLT, or its folder in "
-         "LD_LIBRARY_PATH; QLORA_GEMM=own runs without it, more slowly");
+         "); tools/setup --cuda brings it, or pip install 'nvidia-cublas==13.*': then name the file in "
+         "QLORA_CUBLASLT; QLORA_GEMM=own runs without it, more slowly");
   return library;
 }
 
