@@ -1,20 +1,17 @@
-// What the kernels' tests run on in test_cuda: a card, in place of the emulator that test_kernels has. Tests
-// hand ops what lies in vectors: here the whole heap is memory that host and card both reach. (Under WSL 2 a
-// host may not touch managed memory while a kernel runs: there the tests cannot run.)
+// The heap of test_cuda. The kernels' tests hand ops what lies in vectors: here all of that is memory that
+// host and card both reach. (Under WSL 2 a host may not touch managed memory while a kernel runs: there these
+// tests cannot run.)
 #include <cuda_runtime.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <bit>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <new>
 
-#include "kernels/cuda/emulator.h"
-#include "memory/cuda/emulated.h"
 #include "memory/cuda/start.h"
 
 namespace {
@@ -79,25 +76,16 @@ Heap& heap() {
   return *h;
 }
 
-// No card: nothing is tested, which is not a success.
-constexpr int kNoCard = 77;
-
-class Card : public testing::Environment {
+class Start : public testing::Environment {
  public:
   void SetUp() override {
-    const std::string why = qlora::cuda::refusal(qlora::cuda::find(0), 0);
-    if (!why.empty()) {
-      std::fprintf(stderr, "test_cuda: cuda:0: %s\n", why.c_str());
-      std::_Exit(kNoCard);
-    }
+    if (!qlora::cuda::refusal(qlora::cuda::find(0), 0).empty()) return;  // card.cc says so
     const cudaError_t error = cudaHostRegister(early.data(), early.size(), cudaHostRegisterPortable);
     ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error);
     heap().start();
   }
 };
-[[maybe_unused]] testing::Environment* const card = testing::AddGlobalTestEnvironment(new Card);
-// The CPU's bodies are tested by test_kernels.
-[[maybe_unused]] const int only_cuda = setenv("QLORA_TEST_BODIES", "cuda", 1);
+[[maybe_unused]] testing::Environment* const start = testing::AddGlobalTestEnvironment(new Start);
 
 }  // namespace
 
@@ -111,11 +99,3 @@ void operator delete(void* p) noexcept {
 void operator delete(void* p, size_t) noexcept { operator delete(p); }
 void operator delete(void* p, std::align_val_t) noexcept { operator delete(p); }
 void operator delete(void* p, size_t, std::align_val_t) noexcept { operator delete(p); }
-
-namespace qlora::cuda {
-
-// The emulator's controls, as tests use them before each case. A case's variants run one after the other on
-// the card, and must give the same bits there too.
-void emulate(const EmulatedDevice&) { ++emulator::launches; }
-
-}  // namespace qlora::cuda
