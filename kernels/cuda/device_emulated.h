@@ -37,19 +37,21 @@ T shuffle_xor(T v, int mask, Where where = Where::current()) {
   return shuffle(v, lane() ^ mask, where);
 }
 
-// An element of shared memory: knows reads from writes.
+// An element of shared memory: knows reads from writes. The access comes first, so that ThreadSanitizer sees
+// it before the emulator ends the launch for it.
 template <class T>
 class SharedElement {
  public:
   explicit SharedElement(T* p) : p_(p) {}
   SharedElement(const SharedElement&) = default;
   operator T() const {
+    const T v = *p_;
     emulator::touch(p_, sizeof(T), emulator::Access::read);
-    return *p_;
+    return v;
   }
   const SharedElement& operator=(T v) const {
-    emulator::touch(p_, sizeof(T), emulator::Access::write);
     *p_ = v;
+    emulator::touch(p_, sizeof(T), emulator::Access::write);
     return *this;
   }
   const SharedElement& operator=(const SharedElement& o) const { return *this = static_cast<T>(o); }
@@ -101,19 +103,22 @@ void wait_copies() {
   emulator::wait_copies(kLatest);
 }
 
-inline void load_matrices(uint32_t (&r)[4], Shared<bf16> s, int i, Where where = Where::current()) {
+// Each lane reads the row that it names.
+inline emulator::WarpSlot matrix_row(Shared<bf16> s, int i) {
   emulator::WarpSlot mine;
-  mine.pointer = s.at(i, 8);
-  std::memcpy(
-      r,
-      emulator::warp_operation("load_matrices", mine, &emulator::finish_load_matrices, where)[lane()].words,
-      sizeof r);
+  const void* const row = s.at(i, 8);
+  std::memcpy(mine.words + 4, row, 16);
+  emulator::touch_row(row);
+  return mine;
+}
+inline void load_matrices(uint32_t (&r)[4], Shared<bf16> s, int i, Where where = Where::current()) {
+  const auto* slots =
+      emulator::warp_operation("load_matrices", matrix_row(s, i), &emulator::finish_load_matrices, where);
+  std::memcpy(r, slots[lane()].words, sizeof r);
 }
 inline void load_matrices_transposed(uint32_t (&r)[4], Shared<bf16> s, int i,
                                      Where where = Where::current()) {
-  emulator::WarpSlot mine;
-  mine.pointer = s.at(i, 8);
-  const auto* slots = emulator::warp_operation("load_matrices_transposed", mine,
+  const auto* slots = emulator::warp_operation("load_matrices_transposed", matrix_row(s, i),
                                                &emulator::finish_load_matrices_transposed, where);
   std::memcpy(r, slots[lane()].words, sizeof r);
 }

@@ -42,7 +42,6 @@ void warp_barrier(std::source_location where);
 // One thread's part of a warp's operation: what it gives, and what it gets once all have come.
 struct WarpSlot {
   uint32_t words[12];
-  const void* pointer;
 };
 // Gives `mine`; the last to come does `finish` (null: nothing) over all lanes' slots; returns the slots.
 WarpSlot* warp_operation(const char* name, const WarpSlot& mine, void (*finish)(WarpSlot*),
@@ -55,6 +54,7 @@ void finish_mma_bf16(WarpSlot* lanes);
 std::byte* take(size_t& used, size_t bytes);
 void outside(int64_t i, int64_t count);
 void touch(const void* p, size_t bytes, Access access);
+void touch_row(const void* p);  // of 8 x 8 elements of 16 bits: read
 
 void copy_async(void* to, const void* from, int bytes);
 void commit_copies();

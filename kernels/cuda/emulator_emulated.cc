@@ -3,12 +3,13 @@
 #include <cstring>
 #include <deque>
 #include <memory>
-#include <mutex>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/emulator_shared.h"
 #include "kernels/cuda/fiber.h"
+#include "kernels/cuda/order.h"
 #include "memory/cuda/emulated.h"
 
 namespace qlora::cuda::emulator {
@@ -48,23 +49,31 @@ struct Warp {
   WarpSlot slots[2][kWarp];
 };
 
-// Fibers of blocks that came before, for those that follow: a stack is not made anew each time.
+// Fibers of blocks that came before, for those that follow: a stack is not made anew each time. The lock is
+// one that ThreadSanitizer does not see: it orders no kernels.
 class Fibers {
  public:
   std::unique_ptr<std::deque<Fiber>> take() {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(busy_);
     if (free_.empty()) return std::make_unique<std::deque<Fiber>>();
     auto out = std::move(free_.back());
     free_.pop_back();
     return out;
   }
   void give_back(std::unique_ptr<std::deque<Fiber>> fibers) {
-    const std::lock_guard lock(mutex_);
+    const Lock lock(busy_);
     free_.push_back(std::move(fibers));
   }
 
  private:
-  std::mutex mutex_;
+  struct Lock {
+    explicit Lock(std::atomic_flag& f) : busy(f) {
+      while (busy.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+    }
+    ~Lock() { busy.clear(std::memory_order_release); }
+    std::atomic_flag& busy;
+  };
+  std::atomic_flag busy_;
   std::vector<std::unique_ptr<std::deque<Fiber>>> free_;
 };
 Fibers& all_fibers() {
@@ -81,7 +90,7 @@ class Machine {
         warps_(static_cast<size_t>(args.threads / kWarp)),
         fibers_(all_fibers().take()),
         shared_(args.shared_bytes, (variant & 2) != 0 ? 0x3c : 0xff) {
-    while (fibers_->size() < threads_.size()) fibers_->emplace_back();
+    while (fibers_->size() < sets() * threads_.size()) fibers_->emplace_back();
   }
   ~Machine() { all_fibers().give_back(std::move(fibers_)); }
 
@@ -93,7 +102,8 @@ class Machine {
   Warp& warp() { return warps_[static_cast<size_t>(place.thread / kWarp)]; }
   SharedShadow& shared() { return shared_; }
   void wait(State state, const char* what, Where where);
-  void arrive_at_barrier(Where where);
+  void barrier(Where where);
+  void warp_barrier(Where where);
   WarpSlot* arrive_in_warp(const char* name, const WarpSlot& mine, void (*finish)(WarpSlot*), Where where);
   [[noreturn]] void fault(const std::string& what) { throw Fault{what}; }
 
@@ -104,7 +114,22 @@ class Machine {
   void release_barrier();
   std::string stuck() const;
 
+  // Where blocks are not to be ordered, a fiber's past is its thread's: blocks have one of several sets of
+  // fibers, picked so that two of them seldom have the same.
+  static size_t sets() { return order::watched() ? 3 : 1; }
+  Fiber& fiber(size_t t) { return (*fibers_)[set_ * threads_.size() + t]; }
+  // Points of order.h: the launch's, and those of the block's barriers and its warps', two of each in turn
+  // (who goes on may come to the next while others have yet to leave the last).
+  struct Points {
+    char barrier[2] = {};
+    char warps[kMostThreads / kWarp][2] = {};
+  };
+
   const LaunchArgs& args_;
+  size_t set_ = 0;
+  char begin_ = 0, end_ = 0;
+  std::unique_ptr<Points> points_;
+  uint32_t barriers_ = 0;
   bool reversed_;
   std::vector<Thread> threads_;
   std::vector<Warp> warps_;
@@ -128,6 +153,8 @@ std::string Machine::run() {
     run_block();
   }
   machine = nullptr;
+  for (size_t t = 0; t < threads_.size() && !fault_.empty(); ++t) order::release_as(fiber(t).order(), &end_);
+  order::acquire(&end_);
   if (fault_.empty()) return "";
   return cat("kernel launched at ", line(args_.where), ", block ", place.block_x, ",", place.block_y, ": ",
              fault_);
@@ -135,6 +162,12 @@ std::string Machine::run() {
 
 void Machine::run_block() {
   shared_.begin_block();
+  if (order::watched()) {
+    const order::Unwatched fresh;
+    points_ = std::make_unique<Points>();
+  }
+  set_ = (static_cast<uint32_t>(place.block_y * 7919 + place.block_x) * 2654435769u >> 8) % sets();
+  order::release(&begin_);
   for (Warp& w : warps_) w.arrived = 0;
   for (size_t t = 0; t < threads_.size(); ++t) {
     threads_[t].state = State::ready;
@@ -142,7 +175,7 @@ void Machine::run_block() {
     threads_[t].copies.clear();
     threads_[t].arrived = 0;
     threads_[t].committed = 0;
-    (*fibers_)[t].restart(&Machine::enter, this);
+    fiber(t).restart(&Machine::enter, this);
   }
   while (fault_.empty()) {
     bool any = false;
@@ -171,7 +204,7 @@ bool Machine::run_warp(int w) {
       const int t = w * kWarp + (reversed_ ? kWarp - 1 - l : l);
       if (threads_[static_cast<size_t>(t)].state != State::ready) continue;
       place.thread = t;
-      scheduler_.switch_to((*fibers_)[static_cast<size_t>(t)]);
+      scheduler_.switch_to(fiber(static_cast<size_t>(t)));
       again = any = true;
     }
   }
@@ -185,6 +218,7 @@ void Machine::release_barrier() {
     t.state = State::ready;
   }
   shared_.next_epoch();
+  ++barriers_;
 }
 
 std::string Machine::stuck() const {
@@ -203,6 +237,7 @@ std::string Machine::stuck() const {
 
 void Machine::enter(void* self) {
   Machine& m = *static_cast<Machine*>(self);
+  order::acquire(&m.begin_);
   try {
     m.args_.thread();
     if (m.now().arrived < m.now().copies.size()) m.fault("an asynchronous copy is never waited for");
@@ -212,7 +247,8 @@ void Machine::enter(void* self) {
     if (t.where.line() != 0) m.fault_ += cat("; after its ", t.waits, " at ", line(t.where));
   }
   m.now().state = State::done;
-  (*m.fibers_)[static_cast<size_t>(m.place.thread)].switch_to(m.scheduler_);
+  order::release(&m.end_);
+  m.fiber(static_cast<size_t>(m.place.thread)).switch_to(m.scheduler_);
 }
 
 void Machine::wait(State state, const char* what, Where where) {
@@ -221,7 +257,23 @@ void Machine::wait(State state, const char* what, Where where) {
   t.state = state;
   t.waits = what;
   t.where = where;
-  (*fibers_)[static_cast<size_t>(me)].switch_to(scheduler_);
+  fiber(static_cast<size_t>(me)).switch_to(scheduler_);
+}
+
+void Machine::barrier(Where where) {
+  char* const point = points_ != nullptr ? &points_->barrier[barriers_ % 2] : nullptr;
+  order::release(point);
+  wait(State::at_barrier, "barrier", where);
+  order::acquire(point);
+}
+
+void Machine::warp_barrier(Where where) {
+  char* const point =
+      points_ != nullptr ? &points_->warps[place.thread / kWarp][warp().operations % 2] : nullptr;
+  order::release(point);
+  arrive_in_warp("warp_barrier", {}, nullptr, where);
+  order::acquire(point);
+  shared_.warp_epoch(place.thread);
 }
 
 WarpSlot* Machine::arrive_in_warp(const char* name, const WarpSlot& mine, void (*finish)(WarpSlot*),
@@ -265,11 +317,8 @@ void run_launch(void* argument) {
 
 const Place& place() { return machine->place; }
 
-void barrier(Where where) { machine->wait(State::at_barrier, "barrier", where); }
-void warp_barrier(Where where) {
-  machine->arrive_in_warp("warp_barrier", {}, nullptr, where);
-  machine->shared().warp_epoch(machine->place.thread);
-}
+void barrier(Where where) { machine->barrier(where); }
+void warp_barrier(Where where) { machine->warp_barrier(where); }
 WarpSlot* warp_operation(const char* name, const WarpSlot& mine, void (*finish)(WarpSlot*), Where where) {
   return machine->arrive_in_warp(name, mine, finish, where);
 }
@@ -284,10 +333,14 @@ std::byte* take(size_t& used, size_t bytes) {
 void outside(int64_t i, int64_t count) {
   machine->fault(cat("element ", i, " of ", count, " in shared memory"));
 }
-void touch_by(int thread, const void* p, size_t bytes, Access access) {
-  if (!machine->shared().touch(p, bytes, access, thread)) machine->fault(machine->shared().wrong());
+void touch(const void* p, size_t bytes, Access access) {
+  if (!machine->shared().touch(p, bytes, access, machine->place.thread))
+    machine->fault(machine->shared().wrong());
 }
-void touch(const void* p, size_t bytes, Access access) { touch_by(machine->place.thread, p, bytes, access); }
+void touch_row(const void* p) {
+  if (reinterpret_cast<uintptr_t>(p) % 16 != 0) machine->fault("matrix rows off their alignment");
+  touch(p, 16, Access::read);
+}
 
 void copy_async(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 ||
@@ -295,6 +348,8 @@ void copy_async(void* to, const void* from, int bytes) {
     machine->fault("an asynchronous copy off its alignment of 16 bytes");
   touch(to, 16, Access::copy);
   machine->shared().poison(to, 16);
+  order::reads(from, static_cast<size_t>(bytes), __builtin_return_address(0));
+  const order::Unwatched grows;
   machine->now().copies.push_back({to, from, bytes, machine->now().committed});
 }
 void commit_copies() { ++machine->now().committed; }
@@ -305,54 +360,6 @@ void wait_copies(int latest) {
     std::memset(c.to, 0, 16);
     if (c.bytes > 0) std::memcpy(c.to, c.from, static_cast<size_t>(c.bytes));
     machine->shared().arrived(c.to, 16, machine->place.thread);
-  }
-}
-
-void finish_load_matrices(WarpSlot* lanes) {
-  const int first = machine->place.thread / kWarp * kWarp;
-  for (int l = 0; l < kWarp; ++l) {
-    if (reinterpret_cast<uintptr_t>(lanes[l].pointer) % 16 != 0)
-      machine->fault("matrix rows off their alignment");
-    touch_by(first + l, lanes[l].pointer, 16, Access::read);
-  }
-  for (int m = 0; m < 4; ++m)
-    for (int l = 0; l < kWarp; ++l)
-      std::memcpy(&lanes[l].words[m], static_cast<const char*>(lanes[m * 8 + l / 4].pointer) + l % 4 * 4, 4);
-}
-void finish_load_matrices_transposed(WarpSlot* lanes) {
-  finish_load_matrices(lanes);
-  for (int m = 0; m < 4; ++m)
-    for (int l = 0; l < kWarp; ++l) {
-      uint16_t pair[2];
-      for (int i = 0; i < 2; ++i)
-        std::memcpy(&pair[i], static_cast<const char*>(lanes[m * 8 + l % 4 * 2 + i].pointer) + l / 4 * 2, 2);
-      std::memcpy(&lanes[l].words[m], pair, 4);
-    }
-}
-
-void finish_mma_bf16(WarpSlot* lanes) {
-  const auto low = [](uint32_t w) { return std::bit_cast<float>(w << 16); };
-  const auto high = [](uint32_t w) { return std::bit_cast<float>(w & 0xffff0000u); };
-  float a[16][16], b[16][8], c[16][8];
-  for (int l = 0; l < kWarp; ++l) {
-    const int g = l / 4, t = l % 4 * 2;
-    std::memcpy(&c[g][t], lanes[l].words, 8);
-    std::memcpy(&c[g + 8][t], lanes[l].words + 2, 8);
-    for (int i = 0; i < 4; ++i) {
-      a[g + i % 2 * 8][t + i / 2 * 8] = low(lanes[l].words[4 + i]);
-      a[g + i % 2 * 8][t + i / 2 * 8 + 1] = high(lanes[l].words[4 + i]);
-    }
-    for (int i = 0; i < 2; ++i) {
-      b[t + i * 8][g] = low(lanes[l].words[8 + i]);
-      b[t + i * 8 + 1][g] = high(lanes[l].words[8 + i]);
-    }
-  }
-  for (int m = 0; m < 16; ++m)
-    for (int k = 0; k < 16; ++k)
-      for (int n = 0; n < 8; ++n) c[m][n] += a[m][k] * b[k][n];
-  for (int l = 0; l < kWarp; ++l) {
-    std::memcpy(lanes[l].words, &c[l / 4][l % 4 * 2], 8);
-    std::memcpy(lanes[l].words + 2, &c[l / 4 + 8][l % 4 * 2], 8);
   }
 }
 

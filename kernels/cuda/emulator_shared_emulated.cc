@@ -2,11 +2,16 @@
 #include <cstring>
 
 #include "kernels/cuda/emulator_shared.h"
+#include "kernels/cuda/order.h"
 #include "memory/error.h"
 
 namespace qlora::cuda::emulator {
 
 void SharedShadow::begin_block() {
+  if (order::watched()) {  // another block's memory
+    const order::Unwatched fresh;
+    memory_ = std::vector<Line>(memory_.size());
+  }
   std::fill_n(data(), memory_.size() * sizeof(Line), static_cast<std::byte>(poison_));
   std::fill(entries_.begin(), entries_.end(), Entry());
 }

@@ -14,6 +14,7 @@ class Fiber {
   void restart(void (*enter)(void*), void* argument);
   // Goes on with `to`; returns when somebody switches to this one, which is the one that is running.
   void switch_to(Fiber& to);
+  void* order() const { return order_; }  // order.h: its context
 
  private:
   static void arrive(void* fiber);
@@ -23,6 +24,7 @@ class Fiber {
   const void* bottom_ = nullptr;  // for AddressSanitizer, of the thread's own stack too
   size_t bytes_ = 0;
   void* fake_ = nullptr;
+  void* order_ = nullptr;     // ThreadSanitizer's context
   std::byte* low_ = nullptr;  // below the frames that it had when it last switched away
   Fiber* former_ = nullptr;   // who switched here
   void (*enter_)(void*) = nullptr;

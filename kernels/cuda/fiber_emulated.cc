@@ -5,6 +5,8 @@
 
 #include <new>
 
+#include "kernels/cuda/order.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
@@ -119,7 +121,9 @@ void forget(void* context) { delete static_cast<ucontext_t*>(context); }
 
 Fiber::~Fiber() {
   forget(context_);
-  if (stack_ != nullptr) munmap(stack_, kStack);
+  if (stack_ == nullptr) return;
+  order::destroy(order_);
+  munmap(stack_, kStack);
 }
 
 void Fiber::restart(void (*enter)(void*), void* argument) {
@@ -130,6 +134,7 @@ void Fiber::restart(void (*enter)(void*), void* argument) {
     mprotect(stack_, 4096, PROT_NONE);  // who goes over the stack's end faults
     bottom_ = stack_;
     bytes_ = kStack;
+    order_ = order::create();
   }
   std::byte* const top = static_cast<std::byte*>(stack_) + kStack;
   drop_frames(low_ != nullptr ? low_ : top, top);
@@ -149,6 +154,8 @@ void Fiber::switch_to(Fiber& to) {
   low_ = static_cast<std::byte*>(__builtin_frame_address(0)) - kOwnFrames;
   to.former_ = this;
   leave(&fake_, to.bottom_, to.bytes_);
+  if (stack_ == nullptr) order_ = order::current();
+  order::switch_to(to.order_);
   go(&context_, to.context_);
   arrive(this);
 }

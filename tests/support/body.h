@@ -25,13 +25,15 @@ struct Body {
   }
 };
 
-// With QLORA_TEST_BODIES=cuda in the environment no CPU bodies: for programs that are about kernels alone.
+// With QLORA_TEST_BODIES in the environment those whose names begin so ("cuda", "cuda 0"): for programs that
+// are about kernels alone.
 inline std::vector<Body> bodies() {
-  std::vector<Body> out;
+  std::vector<Body> all, out;
+  for (Isa isa : isas()) all.push_back({{DeviceKind::cpu, 0}, isa, 0});
+  for (int v = 0; v < cuda::emulator::kVariants; ++v) all.push_back({{DeviceKind::cuda, 0}, active_isa(), v});
   const char* const wanted = std::getenv("QLORA_TEST_BODIES");
-  if (wanted == nullptr || std::string_view(wanted) != "cuda")
-    for (Isa isa : isas()) out.push_back({{DeviceKind::cpu, 0}, isa, 0});
-  for (int v = 0; v < cuda::emulator::kVariants; ++v) out.push_back({{DeviceKind::cuda, 0}, active_isa(), v});
+  for (const Body& b : all)
+    if (wanted == nullptr || b.name().rfind(wanted, 0) == 0) out.push_back(b);
   return out;
 }
 
