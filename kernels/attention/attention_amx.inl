@@ -1,5 +1,5 @@
 // Attention of bf16 operands on tiles: the same blocks, bands and softmax as attention_cpu.inl; the products
-// that take p and ds take them as two bf16 each, 16 bits of significand. Scores have lanes for the side that
+// that take p and ds take them rounded to bf16, as FlashAttention has it. Scores have lanes for the side that
 // a task keeps; its sums are kept transposed, so that scores go into the next product as they lie, and are
 // turned once at the end.
 
@@ -15,7 +15,7 @@ struct AttentionMemory {
     char* at = reinterpret_cast<char*>(work);
     const auto take = [&](int64_t bytes) { return std::exchange(at, at + bytes); };
     copy = take(kTile * (steps | 1) * 64);
-    pairs = take(2 * 2 * 2 * kStepBytes);
+    pairs = take(2 * 2 * kStepBytes);
     for (int i = 0; i < 2; ++i) {
       columns[i] = take(2 * steps * kStepBytes);
       transposed[i] = take(padded * kTransposedStride);
@@ -34,23 +34,13 @@ struct AttentionHead {
   int64_t col, dim;
 };
 
-// c[rows, kTile] (+)= x b, where b is as many operands as `parts` says, one after the other.
-inline void attention_product(const TileRows& x, int64_t rows, const char* b, int parts, float* c,
-                              bool first) {
+// c[rows, kTile] (+)= x b.
+inline void attention_product(const TileRows& x, int64_t rows, const char* b, float* c, bool first) {
   for (int64_t r = 0; r < rows; r += 32) {
-    const TileRows part{x.data + r * x.stride, x.stride, x.steps}, both[2] = {part, part};
+    const TileRows part{x.data + r * x.stride, x.stride, x.steps};
     for (int64_t j = 0; j < kTile; j += 32)
-      multiply(both, parts, b + j / 32 * parts * x.steps * kStepBytes, rows - r, 32, c + r * kTile + j, kTile,
-               first);
+      multiply(&part, 1, b + j / 32 * x.steps * kStepBytes, rows - r, 32, c + r * kTile + j, kTile, first);
   }
-}
-// c[rows, kTile] = x b.
-inline void attention_scores_of(const TileRows& x, int64_t rows, const char* b, float* c) {
-  attention_product(x, rows, b, 1, c, true);
-}
-// c[rows, kTile] += x p, with p from attention_pairs.
-inline void attention_add(const TileRows& x, int64_t rows, const char* pairs, float* c) {
-  attention_product(x, rows, pairs, 2, c, false);
 }
 
 // A left operand, terms along the head: the rows themselves, or where tiles would reach past them a copy
@@ -96,18 +86,7 @@ inline void attention_columns_of(const AttentionHead& h, int64_t row, int64_t ro
     }
 }
 
-// 32 scores as bf16, and what that leaves of them as bf16.
-struct AttentionSplit {
-  __m512i high, low;
-  AttentionSplit(__m512 a, __m512 b) {
-    high = (__m512i)_mm512_cvtne2ps_pbh(b, a);
-    low = (__m512i)_mm512_cvtne2ps_pbh(_mm512_sub_ps(b, avx512::widen(_mm512_extracti64x4_epi64(high, 1))),
-                                       _mm512_sub_ps(a, avx512::widen(_mm512_castsi512_si256(high))));
-  }
-};
-
-// A right operand: scores [rows, kTile], terms along the rows, zeros behind them; twice as many steps, the
-// second half for what rounding to bf16 took.
+// A right operand: scores [rows, kTile] as bf16, terms along the rows, zeros behind them.
 inline void attention_pairs(const float* scores, int64_t rows, char* to) {
   const int64_t steps = steps_of(rows);
   const auto part = [&](int64_t r, int64_t j) {
@@ -115,10 +94,9 @@ inline void attention_pairs(const float* scores, int64_t rows, char* to) {
   };
   for (int64_t r = 0; r < steps * kStepTerms; r += 2)
     for (int64_t j = 0; j < kTile; j += 32) {
-      const AttentionSplit even(part(r, j), part(r, j + 16)), odd(part(r + 1, j), part(r + 1, j + 16));
-      char* at = to + (j / 32 * 2 * steps + r / kStepTerms) * kStepBytes + r % kStepTerms / 2 * 64;
-      interleave(even.high, odd.high, at);
-      interleave(even.low, odd.low, at + steps * kStepBytes);
+      const __m512i even = (__m512i)_mm512_cvtne2ps_pbh(part(r, j + 16), part(r, j));
+      const __m512i odd = (__m512i)_mm512_cvtne2ps_pbh(part(r + 1, j + 16), part(r + 1, j));
+      interleave(even, odd, to + (j / 32 * steps + r / kStepTerms) * kStepBytes + r % kStepTerms / 2 * 64);
     }
 }
 
@@ -153,7 +131,7 @@ inline void attention_forward_task(const attention::Args& a, const attention::Ro
   const int64_t begin = std::max<int64_t>(0, position - a.window() + 1) / kTile * kTile;
   for (int64_t k0 = begin; k0 < end; k0 += kTile) {
     const int64_t keys = std::min(kTile, end - k0), row = d.k_begin + k0;
-    attention_scores_of(attention_rows(k, row, keys, m.copy), keys, m.columns[0], m.scores[0]);
+    attention_product(attention_rows(k, row, keys, m.copy), keys, m.columns[0], m.scores[0], true);
     const avx512::AttentionBand band{k0 - position, k0 - position + a.window() - 1};
     avx512::attention_softmax(score, band, keys, avx512::attention_lanes(queries), m.scores[0], top, total,
                               factor);
@@ -161,7 +139,7 @@ inline void attention_forward_task(const attention::Args& a, const attention::Ro
       for (int64_t j = 0; j < m.padded * kTile; j += 16)
         store(o + j, mul(load(o + j), load(factor + j % kTile)));
     attention_pairs(m.scores[0], keys, m.pairs);
-    attention_add(attention_transposed(v, row, keys, m.transposed[0]), m.padded, m.pairs, o);
+    attention_product(attention_transposed(v, row, keys, m.transposed[0]), m.padded, m.pairs, o, false);
   }
   for (int64_t i = 0; i < queries; ++i) {
     factor[i] = 1.f / total[i];
@@ -188,16 +166,18 @@ inline void attention_backward_keys_task(const attention::Args& a, const attenti
     for (int64_t q0 = begin; q0 < end; q0 += kTile) {
       const int64_t queries = std::min(kTile, end - q0), row = d.q_begin + q0;
       float *p = m.scores[0], *ds = m.scores[1];
-      attention_scores_of(attention_rows(q, row, queries, m.copy), queries, m.columns[0], p);
-      attention_scores_of(attention_rows(d_o, row, queries, m.copy), queries, m.columns[1], ds);
+      attention_product(attention_rows(q, row, queries, m.copy), queries, m.columns[0], p, true);
+      attention_product(attention_rows(d_o, row, queries, m.copy), queries, m.columns[1], ds, true);
       const int64_t position = q0 + offset - first;  // of the tile's first query, in keys of the tile
       avx512::attention_slopes_by_query(score, {position - window + 1, position}, queries,
                                         avx512::attention_lanes(keys), a.lse + h * a.lse_stride + row,
                                         a.delta + h * a.q.rows + row, p, ds);
       attention_pairs(p, queries, m.pairs);
-      attention_add(attention_transposed(d_o, row, queries, m.transposed[0]), m.padded, m.pairs, m.sums[1]);
+      attention_product(attention_transposed(d_o, row, queries, m.transposed[0]), m.padded, m.pairs,
+                        m.sums[1], false);
       attention_pairs(ds, queries, m.pairs);
-      attention_add(attention_transposed(q, row, queries, m.transposed[1]), m.padded, m.pairs, m.sums[0]);
+      attention_product(attention_transposed(q, row, queries, m.transposed[1]), m.padded, m.pairs, m.sums[0],
+                        false);
     }
   }
   float *scale = m.stats[0], *one = m.stats[1];
@@ -228,12 +208,13 @@ inline void attention_backward_queries_task(const attention::Args& a, const atte
   for (int64_t k0 = begin; k0 < end; k0 += kTile) {
     const int64_t keys = std::min(kTile, end - k0), row = d.k_begin + k0;
     float *p = m.scores[0], *ds = m.scores[1];
-    attention_scores_of(attention_rows(k, row, keys, m.copy), keys, m.columns[0], p);
-    attention_scores_of(attention_rows(v, row, keys, m.copy), keys, m.columns[1], ds);
+    attention_product(attention_rows(k, row, keys, m.copy), keys, m.columns[0], p, true);
+    attention_product(attention_rows(v, row, keys, m.copy), keys, m.columns[1], ds, true);
     avx512::attention_slopes_by_key(score, {k0 - position, k0 - position + window - 1}, keys,
                                     avx512::attention_lanes(queries), lse, delta, p, ds);
     attention_pairs(ds, keys, m.pairs);
-    attention_add(attention_transposed(k, row, keys, m.transposed[0]), m.padded, m.pairs, m.sums[0]);
+    attention_product(attention_transposed(k, row, keys, m.transposed[0]), m.padded, m.pairs, m.sums[0],
+                      false);
   }
   attention_turn(m.sums[0], a.d_q, d.q_begin + first, queries, col, dim, scale);
 }

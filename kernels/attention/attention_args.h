@@ -44,7 +44,7 @@ inline int64_t backward_workspace(int64_t padded_dim) {
 // statistics.
 inline int64_t amx_workspace(int64_t dim) {
   const int64_t steps = (dim + 31) / 32, padded = (dim + 15) / 16 * 16;
-  const int64_t bytes = kTile * (steps | 1) * 64 + 16384 +
+  const int64_t bytes = kTile * (steps | 1) * 64 + 8192 +
                         2 * (steps * 4096 + padded * 192 + kTile * kTile * 4 + padded * kTile * 4) +
                         3 * kTile * 4;
   return bytes / static_cast<int64_t>(sizeof(float));

@@ -67,9 +67,9 @@ inline float max_lane(Vec a) {
   const __m128 q = _mm_max_ps(h, _mm_movehl_ps(h, h));
   return _mm_cvtss_f32(_mm_max_ss(q, _mm_movehdup_ps(q)));
 }
-inline Vec exp2_integral(Vec n) {
+inline Vec times_exp2(Vec a, Vec n) {
   const __m256i i = _mm256_cvtps_epi32(n.v);
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23))};
+  return mul(a, {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23))});
 }
 inline Vec round_even(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
 // Codes of four bits: each lane takes the table's entry that its low bits name.

@@ -15,7 +15,7 @@ inline Vec exp(Vec x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   const Vec e = add(fma(p, mul(r, r), r), set1(1.f));
-  return mul(e, exp2_integral(n));
+  return times_exp2(e, n);
 }
 
 // 1 / (1 + exp(-x))

@@ -36,8 +36,10 @@ inline Vec and_mask(Vec a, const uint32_t* mask) {
 }
 inline float sum(Vec a) { return a.v; }
 inline float max_lane(Vec a) { return a.v; }
-// 2^round(n) for integral n in [-126, 127].
-inline Vec exp2_integral(Vec n) { return {std::bit_cast<float>((static_cast<int32_t>(n.v) + 127) << 23)}; }
+// a * 2^n for integral n in [-126, 127].
+inline Vec times_exp2(Vec a, Vec n) {
+  return {a.v * std::bit_cast<float>((static_cast<int32_t>(n.v) + 127) << 23)};
+}
 inline Vec round_even(Vec a) { return {std::nearbyint(a.v)}; }
 // Codes of four bits: the table's entry that the low bits name.
 inline constexpr int kTable16 = 16;  // vectors that hold 16 floats

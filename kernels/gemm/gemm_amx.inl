@@ -229,6 +229,13 @@ inline void add_sums(const GemmTnCall& call, const GemmPart& part, const float* 
     avx512::add_scaled(call, part, c, stride_c);
 }
 
+// Asks for columns col .. col+cols in the order in which they lie, which the hardware sees coming: panels
+// take a line of each row.
+inline void bring_near(const ConstMat& m, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < cols; c += 32) _mm_prefetch(m.row<bf16>(row + r) + col + c, _MM_HINT_T1);
+}
+
 // call.a is the narrower operand: its columns are the part's rows, whichever way call.out lies.
 inline void gemm_tn_part(const GemmTnCall& call, const GemmPart& part, const GemmWorkspace& space,
                          float* memory) {
@@ -238,6 +245,7 @@ inline void gemm_tn_part(const GemmTnCall& call, const GemmPart& part, const Gem
   for (int64_t m = 0; m < call.a.rows; m += kAmxSteps * kStepTerms) {
     const int64_t count = at_most(call.a.rows - m, kAmxSteps * kStepTerms);
     const int64_t steps = ceil_div(count, kStepTerms), stride = (steps | 1) * 64;
+    bring_near(call.b, m, count, part.col, part.cols);
     for (int64_t r = 0; r < part.rows; r += kTileSide)
       pack_transposed(call.a, m, count, part.row + r, at_most(part.rows - r, kTileSide), left + r * stride,
                       stride);

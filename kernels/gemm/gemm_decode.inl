@@ -2,15 +2,19 @@
 
 #include "kernels/gemm/weight_row.inl"
 
-// Elements of more than a byte are too many to wait for; their rows lie further apart than the hardware
-// looks.
+// Rows lie further apart than the hardware looks: what is wanted of them is asked for. (Of GGUF's blocks it
+// is not: they are read in order alone.)
 inline constexpr int64_t kRowsAhead = 16;
 template <Format F>
 inline void prefetch(const WeightView& w, int64_t row, int64_t col, int64_t n) {
-  constexpr int64_t kBytes = F == Format::f32 ? 4 : F == Format::f16 || F == Format::bf16 ? 2 : 0;
-  const char* p = static_cast<const char*>(w.data) + (row * w.cols + col) * kBytes;
-  for (int64_t b = 0; b < n * kBytes; b += 64) __builtin_prefetch(p + b);
-  if (kBytes > 0) __builtin_prefetch(p + n * kBytes - 1);
+  constexpr int64_t kBits = F == Format::f32                        ? 32
+                            : F == Format::f16 || F == Format::bf16 ? 16
+                            : F == Format::int8                     ? 8
+                            : F == Format::nf4 || F == Format::fp4  ? 4
+                                                                    : 0;
+  const char* p = static_cast<const char*>(w.data) + (row * w.cols + col) * kBits / 8;
+  for (int64_t b = 0; b < n * kBits / 8; b += 64) __builtin_prefetch(p + b);
+  if (kBits > 0) __builtin_prefetch(p + n * kBits / 8 - 1);
 }
 
 // Rows row .. row+rows of W, elements k .. k+count of each, transposed: to one vector's width of the panel.
