@@ -28,8 +28,13 @@ TEST(AdamW, AgreesWithTheDefinition) {
         std::vector<float> v0 = floats(n, 4, .1), p = p0, m = m0;
         for (float& x : v0) x = x * x;
         std::vector<float> v = v0;
-        testing::run_planned(2, [&](Exec& e) { adamw(e, h, p, g, m, v); });
+        const auto most = static_cast<size_t>(n);
+        for (std::vector<float>* x : {&p, &m, &v}) x->push_back(7);  // nobody's
+        testing::run_planned(2, [&](Exec& e) {
+          adamw(e, h, std::span(p).first(most), g, std::span(m).first(most), std::span(v).first(most));
+        });
         testing::expect_repeats(p);
+        EXPECT_TRUE(p.back() == 7 && m.back() == 7 && v.back() == 7);
         for (int64_t i = 0; i < n; ++i) {
           double rp = p0[i], rm = m0[i], rv = v0[i];
           ref::adamw<double>(h, rp, g[i], rm, rv);
@@ -110,7 +115,10 @@ TEST(Sgd, AgreesWithTheDefinition) {
     for (int64_t n : {1, 17, 20000}) {
       const std::vector<float> g = floats(n, 1, 1), p0 = floats(n, 2, 1);
       std::vector<float> p = p0;
-      testing::run_planned(2, [&](Exec& e) { sgd(e, .125, .01f, .5f, p, g); });
+      p.push_back(7);  // nobody's
+      testing::run_planned(
+          2, [&](Exec& e) { sgd(e, .125, .01f, .5f, std::span(p).first(static_cast<size_t>(n)), g); });
+      EXPECT_EQ(p.back(), 7);
       for (int64_t i = 0; i < n; ++i) {
         double expected = p0[i];
         ref::sgd<double>(.125, .01f, .5, expected, g[i]);

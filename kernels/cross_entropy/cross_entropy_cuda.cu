@@ -12,7 +12,7 @@ namespace {
 template <class T>
 struct CrossEntropyKernel {
   static constexpr int kThreads = 256, kWarps = kThreads / kWarp;
-  static constexpr size_t kShared = 2 * kWarps * sizeof(double);
+  static constexpr size_t kShared = kWarps * (sizeof(float) + sizeof(double));
   static constexpr int kEach = 8;  // elements of a thread that are read before any is written over
   Rows<const float> logits;
   int64_t vocab;

@@ -105,6 +105,31 @@ TEST(CrossEntropy, FirstLargestWins) {
   }
 }
 
+// Wherever it stands: at the begin and end of a thread block's turns, beside the label.
+TEST(CrossEntropy, OneLargerLogitIsAMiss) {
+  for (const testing::Body& body : testing::bodies()) {
+    const testing::WithBody with(body);
+    std::vector<int32_t> labels;
+    std::vector<int64_t> larger;
+    for (int32_t label : {0, 255, 256, 257, 300, 599})
+      for (int64_t j : {0, 1, 254, 255, 256, 257, 258, 301, 513, 598, 599})
+        if (j != label) {
+          labels.push_back(label);
+          larger.push_back(j);
+        }
+    const auto rows = static_cast<int64_t>(labels.size());
+    Tensor logits(DType::f32, rows, 600);
+    for (int64_t i = 0; i < rows; ++i)
+      for (int64_t j = 0; j < 600; ++j)
+        logits.set(i, j,
+                   j == larger[static_cast<size_t>(i)]   ? 2
+                   : j == labels[static_cast<size_t>(i)] ? 1.5
+                                                         : 1);
+    const Result r = run(logits, labels, 0, {}, 1);
+    EXPECT_EQ(r.hit, std::vector<uint8_t>(labels.size(), 0));
+  }
+}
+
 TEST(CrossEntropy, LargeLogitsStayFinite) {
   for (const testing::Body& body : testing::bodies()) {
     const testing::WithBody with(body);

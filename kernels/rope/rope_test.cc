@@ -32,7 +32,7 @@ struct Angles {
 struct Case {
   int heads, head_dim, rotary;
 };
-constexpr Case kCases[] = {{1, 2, 2}, {3, 16, 16}, {2, 64, 64}, {2, 80, 32}, {1, 128, 96}, {4, 10, 6}};
+constexpr Case kCases[] = {{1, 2, 2}, {3, 16, 16}, {2, 64, 64}, {2, 80, 32}, {1, 128, 96}, {4, 10, 6}, {9, 64, 64}};
 const std::vector<int32_t> kRows = {0, 1, 2, 49, 0, 1, 7};
 
 TEST(Rope, AgreesWithTheDefinition) {

@@ -19,7 +19,7 @@ TEST(Rows, GatherAndScatter) {
     for (DType t : kTypes)
       for (int64_t cols : kCols) {
         SCOPED_TRACE(cat(body.name(), " ", name_of(t), " ", cols));
-        const Tensor x = Tensor::normal(t, 5, cols, 1), z = Tensor::normal(t, 5, cols, 2);
+        const Tensor x = Tensor::normal(t, 5, cols, 1, 1, 0), z = Tensor::normal(t, 5, cols, 2);
         Tensor y(t, 3, cols), back = z;
         testing::run_planned(2, [&](Exec& e) {
           gather_rows(e, x, kIndex, y.mat());
