@@ -8,8 +8,6 @@ namespace qlora {
 namespace {
 
 constexpr int64_t kPrefillRows = 512;
-// Steps of no more slots take products of few rows: with more, decoding into panels costs less.
-constexpr int kFewSlots = 4;
 
 // Uniform in [0, 1): a function of seed, request and step.
 double unit_of(uint64_t seed, uint64_t request, uint64_t step) {
@@ -79,7 +77,7 @@ void Generator::plan() {
     const int64_t rows = std::min(kPrefillRows, limits_.longest);
     rehearse(prefill_trace_, rows, 1, static_cast<int32_t>(limits_.longest - rows), caches_of(0), false);
     rehearse(decode_trace_, limits_.slots, limits_.slots, static_cast<int32_t>(limits_.longest - 1), caches_,
-             limits_.slots <= kFewSlots);
+             limits_.few);
     cache_memory_.clear();
   }
   caches_trace_.lay_out();
@@ -121,7 +119,7 @@ void Generator::decode(std::span<Slot> slots) {
     past.push_back(s.busy ? static_cast<int32_t>(s.past) : 0);
   }
   Phase phase(*exec_, decode_trace_);
-  decoder_.infer(*exec_, {ids, positions, docs, past, limits_.slots <= kFewSlots}, adapter_, caches_,
+  decoder_.infer(*exec_, {ids, positions, docs, past, limits_.few}, adapter_, caches_,
                  Mat(logits_.data(), limits_.slots, decoder_.model().desc().vocab));
   for (Slot& s : slots)
     if (s.busy) ++s.past;

@@ -29,6 +29,7 @@ class Generator {
   struct Limits {
     int slots = 1;        // requests under way at once
     int64_t longest = 0;  // prompt and answer together
+    bool few = false;     // steps by products of few rows (gemm_few.h): what pays for up to four slots
   };
   // Plans and reserves its own memory (caches, workspace). Category::memory when there is none.
   Generator(std::shared_ptr<const Model> model, Numerics numerics, const AdapterView& adapter,

@@ -120,14 +120,19 @@ TEST_F(Generate, TheSameSeedIsTheSameText) {
 }
 
 TEST_F(Generate, RowsDoNotDependOnEachOther) {
+  const std::string out = folder_ / "out.jsonl";
   std::string rows;
   Words alone;
   for (int i = 0; i < 20; ++i) {  // more than run at once
-    const std::string prompt(static_cast<size_t>(1 + 3 * i % 7), static_cast<char>('a' + i));
-    rows += "{\"prompt\": \"" + prompt + "\"}\n";
-    alone.push_back(run({"--prompt", prompt, "--raw", "--json"}).json()["text"]);
+    const std::string prompt(static_cast<size_t>(1 + 3 * i % 7), static_cast<char>('a' + i)),
+        row = "{\"prompt\": \"" + prompt + "\"}\n";
+    rows += row;
+    EXPECT_EQ(run({"--dataset", folder_.write("row.jsonl", row), "--output", out}).code, 0);
+    std::string line;
+    std::getline(std::ifstream(out) >> std::ws, line);
+    alone.push_back(nlohmann::json::parse(line)["completion"]);
   }
-  const std::string data = folder_.write("rows.jsonl", rows), out = folder_ / "out.jsonl";
+  const std::string data = folder_.write("rows.jsonl", rows);
   const Ended e = run({"--dataset", data, "--output", out});
   EXPECT_EQ(e.code, 0) << e.err;
   EXPECT_EQ(e.out, "");

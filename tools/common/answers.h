@@ -24,6 +24,7 @@ struct AnswerOptions {
   uint64_t seed = 42;
   Numerics numerics;
   int threads = 1;
+  bool few = false;  // as in Generator::Limits
 };
 
 // Sampling, stops and numbers from the options and the model; a stop text that is a special token of the

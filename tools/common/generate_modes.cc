@@ -91,6 +91,7 @@ void print_heading(const GenerateSession& s, const NamedAdapter& adapter) {
 }  // namespace
 
 int generate_prompt(GenerateSession& s) {
+  s.answers.few = true;  // one answer at a time
   const std::string text = prompt_text(s.options);
   std::vector<int32_t> ids;
   if (s.options.get<bool>("raw")) {
@@ -123,6 +124,7 @@ int generate_prompt(GenerateSession& s) {
 }
 
 int generate_chat(GenerateSession& s) {
+  s.answers.few = true;
   const ChatEncoder encoder = chat_encoder(s);
   const bool typed = isatty(0) == 1;
   std::vector<Json> histories(s.adapters.size(), opening(s.options));
