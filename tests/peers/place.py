@@ -25,28 +25,21 @@ def progress(message):
     print(time.strftime("%H:%M:%S"), message, file=sys.stderr, flush=True)
 
 
-def peers_python():
-    venv = Path(os.environ.get("QLORA_PEERS_VENV", ROOT / ".peers"))
+def python_of(variable, folder, what, setup):
+    """The interpreter of an environment that `setup` made in `folder`, or that `variable` names."""
+    venv = Path(os.environ.get(variable, ROOT / folder))
     python = venv / "bin" / "python"
     if not python.exists():
-        die(
-            2,
-            f"{venv}: the peers are not installed; run tests/peers/setup, or name an environment with "
-            "QLORA_PEERS_VENV",
-        )
+        die(2, f"{venv}: {what} not installed; run {setup}, or name an environment with {variable}")
     return str(python)
+
+
+def peers_python():
+    return python_of("QLORA_PEERS_VENV", ".peers", "the peers are", "tests/peers/setup")
 
 
 def llama_python():
-    venv = Path(os.environ.get("QLORA_LLAMA_VENV", ROOT / ".peers-llama"))
-    python = venv / "bin" / "python"
-    if not python.exists():
-        die(
-            2,
-            f"{venv}: llama.cpp is not installed; run tests/peers/setup --llama, or name an environment with "
-            "QLORA_LLAMA_VENV",
-        )
-    return str(python)
+    return python_of("QLORA_LLAMA_VENV", ".peers-llama", "llama.cpp is", "tests/peers/setup --llama")
 
 
 def enter_peers():
