@@ -9,7 +9,7 @@ namespace qlora {
 //
 // Shapes, dtypes, aliasing and errors are gemm_nt's. Beside an fp32 x the weights that are multiplied are
 // gemm_nt's too, to the last bit; beside a bf16 x those of formats with block or row scales are not rounded
-// to bf16, which moves each by 2^-9 of itself at most. Sums are fp32, in an order that depends on shapes and
+// to bf16, which moves each by 2^-8 of itself at most. Sums are fp32, in an order that depends on shapes and
 // ISA alone: not on threads, not on M, not on how rows are split over calls. (Training never calls this:
 // there a row's bits are gemm_nt's.) On a CUDA device it is gemm_nt.
 void gemm_few_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
