@@ -5,6 +5,7 @@
 #pragma GCC target( \
     "amx-tile,amx-bf16,avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 namespace qlora::amx {
+#include "kernels/common/panels_bf16.inl"
 #include "kernels/common/tiles_amx.inl"
 #include QLORA_AMX_BODY
 }  // namespace qlora::amx
