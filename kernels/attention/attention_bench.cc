@@ -4,9 +4,8 @@
 #include "tests/support/bench.h"
 #include "tests/support/tensor.h"
 
-// Attention of one document, one thread, causal. `peak` is the share of the thread's measured fp32 peak: the
-// FLOP that the mathematics needs (two products forward, five backward, over the pairs that are seen) over
-// time.
+// Attention of one document, causal. FLOP are those that the mathematics needs: two products forward, five
+// backward, over the pairs that are seen.
 namespace qlora {
 namespace {
 
@@ -22,7 +21,7 @@ void attention(benchmark::State& state, DType type, bool backward) {
   const std::vector<int32_t> bounds{0, static_cast<int32_t>(length)};
   const Segments docs{bounds, bounds};
   testing::run_planned(1, [&](Exec& e) { attention_forward(e, s, docs, q, k, v, o.mat(), lse.mat()); });
-  testing::measure_flops(state, [&](Exec& e) {
+  testing::measure_flops(state, type, [&](Exec& e) {
     if (backward)
       attention_backward(e, s, docs, q, q, k, v, o, lse, dq.mat(), dk.mat(), dv.mat());
     else
@@ -32,7 +31,7 @@ void attention(benchmark::State& state, DType type, bool backward) {
 
 void sizes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"length", "dim"})->Unit(benchmark::kMillisecond)->UseManualTime();
-  for (int64_t length : {200, 512, 1024, 2048}) b->Args({length, 64});
+  for (int64_t length : {200, 512, 1024, 2048, 4096, 8192}) b->Args({length, 64});
   b->Args({1024, 96})->Args({1024, 128})->Args({1024, 256});
 }
 

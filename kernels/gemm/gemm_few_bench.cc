@@ -1,8 +1,8 @@
-// A step of generation's products, as a share of what one thread reads when it does nothing else: stored
-// bytes, of a weight that no cache holds.
+// A step of generation's products, as a share of what the same threads read when they do nothing else: stored
+// bytes, of weights that no cache holds, as a model's are that is larger than the caches.
 #include "kernels/gemm/gemm_few.h"
 
-#include <numeric>
+#include <cmath>
 
 #include "kernels/gemm/gemm_test_data.h"
 #include "tests/support/bench.h"
@@ -10,33 +10,38 @@
 namespace qlora {
 namespace {
 
-// Bytes a second of one thread that adds up what it reads.
-double read_bandwidth() {
-  const std::vector<uint64_t> words((size_t{128} << 20) / sizeof(uint64_t), 1);
-  double best = 1e9;
-  for (int i = 0; i < 10; ++i) {
-    const double begin = testing::thread_seconds();
-    benchmark::DoNotOptimize(std::accumulate(words.begin(), words.end(), uint64_t{0}));
-    best = std::min(best, testing::thread_seconds() - begin);
+// A weight's codes again and again, until they fill more than the caches; each pass takes the next.
+class ManyWeights {
+ public:
+  explicit ManyWeights(const WeightView& w)
+      : w_(w), bytes_(static_cast<size_t>(std::ceil(w.code_bytes() / 64)) * 64) {
+    count_ = testing::beyond_caches() / bytes_ + 1;
+    codes_ = Arena(count_ * bytes_);
+    codes_.touch();
+    for (size_t i = 0; i < count_; ++i)
+      std::memcpy(codes_.data() + i * bytes_, w.data, static_cast<size_t>(w.code_bytes()));
   }
-  return static_cast<double>(words.size() * sizeof(uint64_t)) / best;
-}
+  const WeightView& next() {
+    w_.data = codes_.data() + at_++ % count_ * bytes_;
+    return w_;
+  }
+
+ private:
+  WeightView w_;
+  size_t bytes_, count_, at_ = 0;
+  Arena codes_;
+};
 
 void few(benchmark::State& state, Format format) {
-  static const double bandwidth = read_bandwidth();
   const int64_t M = state.range(0), N = 65536, K = state.range(1);
   const TestWeight w(format, N, K, {.doubly = true});
+  ManyWeights weights(w.view());
   const TestMatrix x(DType::bf16, M, K, 0);
   TestMatrix y(DType::bf16, M, N, 0);
-  const GemmTerm term{x.view(), w.view()};
-  Trace trace("benchmark");
-  const double best = testing::best_seconds(state, &trace, [&](Exec& e) {
+  testing::measure_read(state, w.view().stored_bytes(), [&](Exec& e) {
+    const GemmTerm term{x.view(), weights.next()};
     gemm_few_nt(e, "product", {&term, 1}, {}, y.view());
   });
-  const double rate = w.view().stored_bytes() / best;
-  state.counters["GB/s"] = rate * 1e-9;
-  state.counters["of_read"] = rate / bandwidth;
-  state.counters["Gweights/s"] = static_cast<double>(N * K) / best * 1e-9;
 }
 void shapes(benchmark::internal::Benchmark* b) {
   b->ArgNames({"M", "K"})->Unit(benchmark::kMillisecond)->UseManualTime();

@@ -1,72 +1,87 @@
 #pragma once
 #include <benchmark/benchmark.h>
-#include <time.h>
 
 #include <algorithm>
-#include <cstring>
-#include <vector>
+#include <cstdlib>
 
-#include "tests/support/peak.h"
+#include "tests/roofs/roofs.h"
 #include "tests/support/run_op.h"
 
 namespace qlora::testing {
 
-// Time of this thread alone: other programs' turns on the core do not count.
-inline double thread_seconds() {
-  timespec t;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-  return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
+// Of every benchmark: QLORA_BENCH_THREADS, 1 where it is not set.
+inline int bench_threads() {
+  static const int threads = [] {
+    const char* const given = std::getenv("QLORA_BENCH_THREADS");
+    return given == nullptr ? 1 : std::max(1, std::atoi(given));
+  }();
+  return threads;
 }
 
-// Runs an op on one thread as training does, and leaves its trace; returns the best time of all iterations,
-// which a busy machine does not show in.
+// Runs an op as training does, and leaves its trace; returns the best time of all iterations, which a busy
+// machine shows least in. Needs UseManualTime.
 template <class F>
 double best_seconds(benchmark::State& state, Trace* trace, F&& op) {
-  *trace = rehearse(1, op);
+  const int threads = bench_threads();
+  *trace = rehearse(threads, op);
   trace->lay_out();
   Arena arena(trace->bytes);
   arena.touch();
-  Exec e({DeviceKind::cpu, 0}, 1, arena.data());
+  Exec e({DeviceKind::cpu, 0}, threads, arena.data());
   double best = 1e9;
   for (auto _ : state) {
     Phase phase(e, *trace);
-    const double start = thread_seconds();
+    const double start = now(threads);
     op(e);
-    const double time = thread_seconds() - start;
+    const double time = now(threads) - start;
     state.SetIterationTime(time);
     best = std::min(best, time);
   }
+  state.SetLabel(name_of(active_isa()));
   return best;
 }
 
-// For an op that computes: the share of the thread's measured fp32 peak. Needs UseManualTime.
+// For an op that computes: the share of the machine's peak, whatever instructions reach it, and of what the
+// instructions do that such operands are multiplied with. Both are measured beside it, before and after.
 template <class F>
-void measure_flops(benchmark::State& state, F&& op) {
-  static const double peak = measured_peak();
+void measure_flops(benchmark::State& state, DType operands, F&& op) {
+  const Arithmetic own = arithmetic_of(active_isa(), operands), fastest = fastest_arithmetic();
+  const int threads = bench_threads();
+  double peak = 0, own_peak = 0;
+  const auto look_up = [&] {
+    peak = std::max(peak, flops_per_second(fastest, threads));
+    own_peak = own == fastest ? peak : std::max(own_peak, flops_per_second(own, threads));
+  };
+  look_up();
   Trace trace("benchmark");
   const double best = best_seconds(state, &trace, op);
+  look_up();
   state.counters["GFLOP/s"] = trace.flops() / best * 1e-9;
-  state.counters["peak"] = trace.flops() / best / peak;
+  state.counters["peak%"] = 100 * trace.flops() / best / peak;
+  state.counters["own%"] = 100 * trace.flops() / best / own_peak;
 }
 
-// For an op that moves: bytes read and written, and the same for a copy of as many. Needs UseManualTime.
+// For an op that moves: bytes read and written, and the share of what moving as many reaches, since such
+// operands lie in caches as often as not.
 template <class F>
 void measure_bytes(benchmark::State& state, F&& op) {
   Trace trace("benchmark");
   const double best = best_seconds(state, &trace, op);
   double bytes = 0;
   for (const OpCost& o : trace.ops) bytes += o.bytes_read + o.bytes_written;
-  std::vector<char> from(static_cast<size_t>(bytes / 2), 1), to(from.size());
-  double copy = 1e9;
-  for (int i = 0; i < 20; ++i) {
-    const double start = thread_seconds();
-    std::memcpy(to.data(), from.data(), from.size());
-    benchmark::DoNotOptimize(to.data());
-    benchmark::ClobberMemory();
-    copy = std::min(copy, thread_seconds() - start);
-  }
   state.counters["GB/s"] = bytes / best * 1e-9;
-  state.counters["of_copy"] = copy / best;
+  state.counters["move%"] = 100 * move_seconds(bytes, bench_threads()) / best;
+}
+
+// For an op that reads what no cache holds: `bytes` of it an iteration, and their share of what the same
+// threads read from memory when they do nothing else.
+template <class F>
+void measure_read(benchmark::State& state, double bytes, F&& op) {
+  const double roof = read_bandwidth(bench_threads());
+  Trace trace("benchmark");
+  const double best = best_seconds(state, &trace, op);
+  state.counters["GB/s"] = bytes / best * 1e-9;
+  state.counters["read%"] = 100 * bytes / best / roof;
 }
 
 }  // namespace qlora::testing

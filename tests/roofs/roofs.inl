@@ -1,0 +1,37 @@
+// Twelve independent chains of fused multiply-adds: as many as keep two units of latency 5 busy, and few enough for
+// sixteen registers.
+inline void fma_chains(int64_t rounds, float* out) {
+  constexpr int kChains = 12;
+  Vec sum[kChains];
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains; ++i) sum[i] = set1(static_cast<float>(i));
+  const Vec a = set1(out[0]), b = set1(out[1]);
+  for (int64_t r = 0; r < rounds; ++r)
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) sum[i] = fma(sum[i], a, b);
+#pragma GCC unroll 12
+  for (int i = 0; i < kChains; ++i) store(out + i * kLanes, sum[i]);
+}
+inline constexpr double kRoundFlops = 12. * 2 * kLanes;
+
+// Adds up floats that lie one after another, `count` a multiple of 8 kLanes.
+inline float read_sum(const float* from, int64_t count) {
+  Vec s[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) s[i] = zero();
+  for (const float* const end = from + count; from != end; from += 8 * kLanes)
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) s[i] = add(s[i], load(from + i * kLanes));
+  Vec total = zero();
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) total = add(total, s[i]);
+  return sum(total);
+}
+
+// Adds 1 to each of them.
+inline void update(float* at, int64_t count) {
+  const Vec one = set1(1);
+  for (const float* const end = at + count; at != end; at += 8 * kLanes)
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) store(at + i * kLanes, add(load(at + i * kLanes), one));
+}
