@@ -7,6 +7,8 @@
 
 #define QLORA_BODY "kernels/attention/attention_cpu.inl"
 #include "kernels/common/for_each_isa.h"
+#define QLORA_AVX512BF16_BODY "kernels/attention/attention_amx.inl"
+#include "kernels/common/for_avx512bf16.h"
 #define QLORA_AMX_BODY "kernels/attention/attention_amx.inl"
 #include "kernels/common/for_amx.h"
 
@@ -24,13 +26,13 @@ struct Body {
   int64_t forward_floats, backward_floats;
 };
 
-// Tiles of bf16 where the CPU has them and the operands are: fp32 keeps to the vectors.
+// Products of bf16 where the ISA has them and the operands are: fp32 keeps to the vectors.
 Body body_of(const Args& a) {
 #if defined(__x86_64__)
-  if (active_isa() == Isa::amx && a.q.dtype == DType::bf16) {
+  if (multiplies_bf16(active_isa()) && a.q.dtype == DType::bf16) {
     const int64_t floats = attention::amx_workspace(a.dim());
-    return {&amx::attention_forward_task, &amx::attention_backward_keys_task,
-            &amx::attention_backward_queries_task, floats, floats};
+    return {QLORA_PICK_BF16(attention_forward_task), QLORA_PICK_BF16(attention_backward_keys_task),
+            QLORA_PICK_BF16(attention_backward_queries_task), floats, floats};
   }
 #endif
   return {QLORA_PICK(attention_forward_task), QLORA_PICK(attention_backward_keys_task),

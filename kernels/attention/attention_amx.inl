@@ -1,7 +1,7 @@
-// Attention of bf16 operands on tiles: the same blocks, bands and softmax as attention_cpu.inl; the products
-// that take p and ds take them rounded to bf16, as FlashAttention has it. Scores have lanes for the side that
-// a task keeps; its sums are kept transposed, so that scores go into the next product as they lie, and are
-// turned once at the end.
+// Attention of bf16 operands on tiles, AMX's or of vdpbf16ps: the same blocks, bands and softmax as
+// attention_cpu.inl; the products that take p and ds take them rounded to bf16, as FlashAttention has it.
+// Scores have lanes for the side that a task keeps; its sums are kept transposed, so that scores go into the
+// next product as they lie, and are turned once at the end.
 
 using attention::kTile;
 

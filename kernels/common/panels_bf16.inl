@@ -1,6 +1,6 @@
 // What products of bf16 operands have in common, on AMX tiles and by vdpbf16ps: for a body in qlora::amx or
-// qlora::avx512bf16. A product's left operand is rows of terms; its right one panels of 32 columns, step after
-// step of 32 terms: two tiles of 16 columns, each 16 rows of the columns' pairs of terms.
+// qlora::avx512bf16. A product's left operand is rows of terms; its right one panels of 32 columns, step
+// after step of 32 terms: two tiles of 16 columns, each 16 rows of the columns' pairs of terms.
 
 using avx512::load;
 using avx512::mul;

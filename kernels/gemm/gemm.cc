@@ -7,6 +7,8 @@
 
 #define QLORA_BODY "kernels/gemm/gemm_cpu.inl"
 #include "kernels/common/for_each_isa.h"
+#define QLORA_AVX512BF16_BODY "kernels/gemm/gemm_amx.inl"
+#include "kernels/common/for_avx512bf16.h"
 #define QLORA_AMX_BODY "kernels/gemm/gemm_amx.inl"
 #include "kernels/common/for_amx.h"
 
@@ -45,18 +47,18 @@ struct GemmBody {
   void (*part)(const Call&, const GemmPart&, const GemmWorkspace&, float*);
 };
 
-// Tiles of bf16 where the CPU has them and the operands are: fp32 keeps to the vectors.
+// Products of bf16 where the ISA has them and the operands are: fp32 keeps to the vectors.
 GemmBody<GemmCall> body_of(const GemmCall& call) {
 #if defined(__x86_64__)
-  if (active_isa() == Isa::amx && call.terms[0].x.dtype == DType::bf16)
-    return {kAmxGemmTile, true, &amx::gemm_part};
+  if (multiplies_bf16(active_isa()) && call.terms[0].x.dtype == DType::bf16)
+    return {kAmxGemmTile, true, QLORA_PICK_BF16(gemm_part)};
 #endif
   return {QLORA_DISPATCH(gemm_tile), false, QLORA_PICK(gemm_part)};
 }
 GemmBody<GemmTnCall> body_of(const GemmTnCall& call) {
 #if defined(__x86_64__)
-  if (active_isa() == Isa::amx && call.a.dtype == DType::bf16 && call.b.dtype == DType::bf16)
-    return {kAmxGemmTile, true, &amx::gemm_tn_part};
+  if (multiplies_bf16(active_isa()) && call.a.dtype == DType::bf16 && call.b.dtype == DType::bf16)
+    return {kAmxGemmTile, true, QLORA_PICK_BF16(gemm_tn_part)};
 #endif
   return {QLORA_DISPATCH(gemm_tile), false, QLORA_PICK(gemm_tn_part)};
 }

@@ -1,6 +1,6 @@
-// The products of bf16 operands on tiles. Steps of terms (kernels/common/tiles_amx.inl) begin anew at each
-// GemmTerm, so that an output element hangs on the order of its terms alone: blocks of K, rows, columns and
-// threads are free.
+// The products of bf16 operands, on tiles and by vdpbf16ps. Steps of terms (kernels/common/panels_bf16.inl)
+// begin anew at each GemmTerm, so that an output element hangs on the order of its terms alone: blocks of K,
+// rows, columns and threads are free.
 
 inline constexpr int64_t kPairBytes = kAmxSteps * kStepBytes;
 inline constexpr int64_t kPanelCols = 2 * kAmxTile;  // decoded at a time: a block of 64 codes is set up once
