@@ -12,9 +12,8 @@
 namespace qlora {
 namespace {
 
-// Logits live at most this wide at a time; rows of a chunk also amortize one decode of the head.
-constexpr int64_t kLogitsBytes = int64_t{48} << 20;
-constexpr int64_t kMaxChunkRows = 256;
+// More rows than this amortize one decode of the head no better.
+constexpr int64_t kMaxChunkRows = 512;
 
 int64_t chunks_of(int64_t rows, int64_t chunk) { return (rows + chunk - 1) / chunk; }
 double whole_chunks(int64_t rows, int64_t chunk) {
@@ -75,7 +74,7 @@ std::array<size_t, kSavedGroups.size()> Decoder::page_bytes(const AdapterLayout&
 }
 
 int64_t Decoder::chunk_rows() const {
-  const int64_t rows = kLogitsBytes / (model_->desc().vocab * static_cast<int64_t>(sizeof(float)));
+  const int64_t rows = logits_bytes_ / (model_->desc().vocab * static_cast<int64_t>(sizeof(float)));
   return std::clamp<int64_t>(rows / 16 * 16, 16, kMaxChunkRows);
 }
 

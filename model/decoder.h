@@ -75,6 +75,10 @@ class Decoder {
     device_ = &weights;
     rope_.move_to(stream);
   }
+  // From here on logits are at most so many bytes at a time, if no fewer than 16 rows: the more rows, the
+  // fewer times the head is read and decoded. Of the bits it changes none.
+  static constexpr int64_t kLogitsBytes = int64_t{48} << 20;
+  void set_logits_bytes(int64_t bytes) { logits_bytes_ = bytes; }
   // What a block's page of each of kSavedGroups takes at most.
   std::array<size_t, kSavedGroups.size()> page_bytes(const AdapterLayout& adapter) const;
 
@@ -118,6 +122,7 @@ class Decoder {
   const DeviceWeights* device_ = nullptr;  // null: the model's own are used
   Numerics numerics_;
   BatchLimits limits_;
+  int64_t logits_bytes_ = kLogitsBytes;
   mutable RopeTables rope_;        // filled by the first pass that computes
   std::vector<BlockSaved> saved_;  // of the pass under way: empty between passes
 };

@@ -178,6 +178,7 @@ class Engine {
   bool choose_among(const std::vector<SavePolicy>& whole, const Costs& costs,
                     const std::vector<Choice>& choices);
   void choose_least();
+  void choose_logits();
   void choose_saved();
   void choose_policy();
   // In engine_describe.cc.

@@ -11,6 +11,8 @@ namespace {
 
 // A page's cost where nobody knows how fast it travels: above that of any computation.
 constexpr double kDearSecondsAByte = 1;
+// Of a CPU, whose products give the same bits for any number of rows.
+constexpr int64_t kWideLogitsBytes = 2 * Decoder::kLogitsBytes;
 
 // Seconds of each block's ops; the last entry: of those of no block.
 std::vector<double> seconds_by_block(const Trace& t, const OpRates& rates, int blocks) {
@@ -197,6 +199,20 @@ void Engine::choose_least() {
   }
 }
 
+// Wide logits are worth 2 % of a step, less than anything that is given up for them; who asks for everything
+// to be computed again asks for memory.
+void Engine::choose_logits() {
+  const auto set = [&](int64_t bytes) {
+    decoder_.set_logits_bytes(bytes);
+    if (eval_decoder_) eval_decoder_->set_logits_bytes(bytes);
+    rehearse_all_but_training();
+  };
+  if (on_cuda() || options_.smallest || options_.checkpointing == Checkpointing::all) return;
+  set(kWideLogitsBytes);
+  const bool fits = options_.pinned.empty() ? attempt_uniform(Keep::store) : attempt(options_.pinned);
+  if (!fits) set(Decoder::kLogitsBytes);
+}
+
 // Weights resident or not.
 void Engine::choose_saved() {
   // Laid out if it fits; nobody looks at one that does not.
@@ -232,6 +248,7 @@ void Engine::choose_policy() {
   for (const bool weights : {false, true}) {
     if (weights ? !in_files : in_files && options_.always_page_weights) continue;
     page_weights(weights);
+    choose_logits();
     choose_saved();
     if (plan_.fits) return;
   }

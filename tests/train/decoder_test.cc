@@ -42,6 +42,7 @@ class DecoderTest : public ::testing::TestWithParam<const char*> {
   Passed pass(const Batch& b, const DropoutKey& dropout, const std::vector<float>& params, double scale,
               const std::vector<SavePolicy>& policies, int threads) const {
     Decoder decoder(model, numerics, limits_of(maxima_of({&b, 1})));
+    decoder.set_logits_bytes(logits_bytes);
     std::vector<int32_t> targets;
     Passed out;
     out.grads.resize(params.size());
@@ -59,6 +60,7 @@ class DecoderTest : public ::testing::TestWithParam<const char*> {
   std::shared_ptr<const Model> model = load_golden(GetParam());
   GoldenAdapter adapter{model->desc(), std::string(GetParam()) + "/adapter"};
   Numerics numerics{DType::f32, DType::f32};
+  int64_t logits_bytes = Decoder::kLogitsBytes;
 };
 
 // The A's of one kind of linear, and its B's, along their own gradient: the loss must rise as steeply as the
@@ -147,6 +149,20 @@ TEST_P(DecoderTest, ThreadsDoNotChangeBits) {
 // More rows than a tile of the blocks (512) and than a chunk of the loss (256): twelve copies of the same
 // documents are twelve times the loss and the gradient of one. Gradients: two results, each within the bound
 // that LlamaTest grounds for this model.
+TEST_P(DecoderTest, WidthOfLogitsChangesNoBit) {
+  const Batch b = docs({0, 1, 2});
+  ASSERT_GT(b.loss_rows.size(), 16u) << "one chunk proves nothing";
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    numerics.compute = dtype;
+    logits_bytes = Decoder::kLogitsBytes;
+    const Passed wide = pass(b, kDropout);
+    logits_bytes = 16 * 4 * model->desc().vocab;  // 16 rows
+    const Passed narrow = pass(b, kDropout);
+    EXPECT_EQ(narrow.sum.loss, wide.sum.loss);
+    EXPECT_EQ(narrow.grads, wide.grads);
+  }
+}
+
 TEST_P(DecoderTest, TilesAndChunksAddUp) {
   const Batch one = docs({0, 1, 2});
   std::vector<size_t> rows;

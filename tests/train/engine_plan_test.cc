@@ -103,7 +103,7 @@ TEST(EnginePlanTest, NeverSlowerThanAUniformChoiceThatFits) {
 
 // On a card both sides grow so, whatever has left it.
 TEST(EnginePlanTest, GrowsLinearlyFrom2kTo128kTokens) {
-  const Shapes shapes(kTiny);
+  const Shapes shapes("configs/llama3_1_8b");
   for (const DeviceKind device : {DeviceKind::cpu, DeviceKind::cuda})
     for (const Checkpointing c : {Checkpointing::none, Checkpointing::all}) {
       std::vector<double> slopes;
