@@ -61,6 +61,23 @@ function(qlora_tools)
   endforeach()
 endfunction()
 
+# qlora-bench-cuda, which measures a card (tools/bench --device cuda): not installed. In a build without CUDA tests have it
+# over the emulated device (tests/emulated).
+function(qlora_cuda_bench)
+  cmake_parse_arguments(ARG "" "" "LINK" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tools/cuda_bench/*.cc)
+  list(FILTER sources EXCLUDE REGEX "/main\\.cc$")
+  add_library(qlora_cuda_bench STATIC EXCLUDE_FROM_ALL ${sources})
+  target_link_libraries(qlora_cuda_bench PUBLIC ${ARG_LINK})
+  qlora_options(qlora_cuda_bench)
+  if(QLORA_CUDA)
+    add_executable(qlora-bench-cuda ${PROJECT_SOURCE_DIR}/tools/cuda_bench/main.cc)
+    target_link_libraries(qlora-bench-cuda PRIVATE qlora_cuda_bench)
+    qlora_options(qlora-bench-cuda)
+    add_dependencies(qlora_programs qlora-bench-cuda)
+  endif()
+endfunction()
+
 # A program knows its own manual page and completion; it is asked for them when it is installed.
 function(qlora_install_pages name)
   set(pages ${CMAKE_BINARY_DIR}/pages)

@@ -1,7 +1,9 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/cuda/algorithm_table.h"
 #include "memory/dtype.h"
@@ -55,6 +57,27 @@ void start_matmul(int device);
 // What was chosen so far, a line a product, each a line of an AlgorithmTable and a remark. Empty where
 // nothing ran.
 std::string matmul_log();
+
+// What a table is made of (docs/cuda.md): the library's proposals for m's shape, under the conditions of
+// matmul(), what it thinks best first; one at least, at most `most`.
+std::vector<Algorithm> propose(int device, const Matmul& m, int most);
+// The library as an AlgorithmTable names it.
+std::string matmul_library(int device);
+
+// A product by an algorithm that the caller chose, whatever the table says: for measurements. Its operands
+// are m's.
+class ChosenMatmul {
+ public:
+  // Category::input when the library refuses the algorithm for m.
+  ChosenMatmul(int device, const Matmul& m, const Algorithm& algorithm);
+  ~ChosenMatmul();
+  // As matmul().
+  void run(Exec& e, void* workspace) const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
 
 // What a body checks before anything else: Category::internal.
 void check_matmul(const Matmul& m, const void* workspace);

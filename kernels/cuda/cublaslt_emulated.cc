@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/emulator.h"
+#include "kernels/cuda/observer.h"
 #include "kernels/gemm/gemm_choice.h"
 #include "memory/cuda/emulated.h"
 #include "memory/cuda/host.h"
@@ -25,14 +26,18 @@ uint64_t proposal(const Matmul& m) {
   return 1 + static_cast<uint64_t>(m.m % 7 + m.n / 8 + m.k / 8) % kMostParts;
 }
 
+void accept(uint64_t parts, const std::string& name) {
+  if (parts < 1 || parts > kMostParts)
+    fail(Category::input, "table of algorithms: ", name, " on ", device_info(0).name,
+         " with cuBLASLt 1: the library refuses its algorithm; make the table again or unset "
+         "QLORA_GEMM_TABLE");
+}
+
 uint64_t parts_of(const Matmul& m) {
   const std::string gpu = device_info(0).name, name = name_of(m);
   const Algorithm* const named = gemm_algorithms().find(gpu, "1", name);
   const uint64_t parts = named != nullptr ? named->front() : proposal(m);
-  if (parts < 1 || parts > kMostParts)
-    fail(Category::input, "table of algorithms: ", name, " on ", gpu,
-         " with cuBLASLt 1: the library refuses its algorithm; make the table again or unset "
-         "QLORA_GEMM_TABLE");
+  accept(parts, name);
   const std::string line = AlgorithmTable::line(gpu, "1", name, {parts}) +
                            (named != nullptr ? "  # from the table" : "  # the library's first");
   const std::lock_guard lock(mutex);
@@ -87,11 +92,9 @@ struct Task {
   }
 };
 
-}  // namespace
-
-void matmul(Exec& e, const Matmul& m, void* workspace) {
+void put(Exec& e, const Matmul& m, uint64_t parts, void* workspace) {
   check_matmul(m, workspace);
-  auto task = std::make_unique<Task>(Task{m, parts_of(m), static_cast<std::byte*>(workspace)});
+  auto task = std::make_unique<Task>(Task{m, parts, static_cast<std::byte*>(workspace)});
   e.stream().call(
       [](void* argument) {
         std::unique_ptr<Task>(static_cast<Task*>(argument))->run();
@@ -99,9 +102,33 @@ void matmul(Exec& e, const Matmul& m, void* workspace) {
       },
       task.get());
   static_cast<void>(task.release());  // the stream's from here on
+  observe_matmul(e.stream(), m);
 }
 
+}  // namespace
+
+void matmul(Exec& e, const Matmul& m, void* workspace) { put(e, m, parts_of(m), workspace); }
+
 void start_matmul(int) {}
+
+std::string matmul_library(int) { return "1"; }
+
+std::vector<Algorithm> propose(int, const Matmul& m, int most) {
+  std::vector<Algorithm> out;
+  for (uint64_t i = 0; i < kMostParts && out.size() < static_cast<size_t>(most); ++i)
+    out.push_back({1 + (proposal(m) - 1 + i) % kMostParts});
+  return out;
+}
+
+struct ChosenMatmul::State {
+  Matmul m;
+  uint64_t parts;
+};
+ChosenMatmul::ChosenMatmul(int, const Matmul& m, const Algorithm& a) : state_(new State{m, a.front()}) {
+  accept(a.front(), name_of(m));
+}
+ChosenMatmul::~ChosenMatmul() = default;
+void ChosenMatmul::run(Exec& e, void* workspace) const { put(e, state_->m, state_->parts, workspace); }
 
 std::string matmul_log() {
   const std::lock_guard lock(mutex);

@@ -15,6 +15,7 @@
 
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/cublaslt_api.h"
+#include "kernels/cuda/observer.h"
 #include "kernels/gemm/gemm_choice.h"
 #include "memory/cuda/host.h"
 
@@ -153,6 +154,14 @@ struct Prepared {
   Product what;
   Layout a, b, c, d;
   lt::Algo algorithm{};
+
+  Prepared() = default;
+  explicit Prepared(const Matmul& m)
+      : what(product(m)),
+        a(layout(DType::bf16, m.a_by_k ? m.k : m.m, m.a_by_k ? m.m : m.k, m.a_stride)),
+        b(layout(DType::bf16, m.b_by_k ? m.k : m.n, m.b_by_k ? m.n : m.k, m.b_stride)),
+        c(layout(m.d.dtype, m.m, m.n, m.beta == 0 ? m.d.stride : m.c.stride)),
+        d(layout(m.d.dtype, m.m, m.n, m.d.stride)) {}
 };
 
 std::string config_of(const lt::Algo& a) {
@@ -172,6 +181,12 @@ std::string config_of(const lt::Algo& a) {
   return out;
 }
 
+Algorithm words_of(const lt::Algo& a) {
+  Algorithm words;
+  std::copy_n(a.data, words.size(), words.begin());
+  return words;
+}
+
 // One device's handle and what was prepared for its products.
 class Library {
  public:
@@ -179,14 +194,41 @@ class Library {
     verify(api().cublasLtCreate(&handle_), "cublasLtCreate");  // for the process's life
   }
 
-  void matmul(Exec& e, const Matmul& m, void* workspace) {
-    const Prepared& p = prepared(m);
+  const std::string& version() const { return version_; }
+  void matmul(Exec& e, const Matmul& m, void* workspace) { run(e, m, prepared(m), workspace); }
+  void run(Exec& e, const Matmul& m, const Prepared& p, void* workspace) const {
     const void* c = m.beta == 0 ? m.d.data : m.c.data;
     verify(api().cublasLtMatmul(handle_, p.what.get(), &m.alpha, m.b, p.b.get(), m.a, p.a.get(), &m.beta, c,
                                 p.c.get(), m.d.data, p.d.get(), &p.algorithm, workspace, kCublasLtWorkspace,
                                 e.stream().handle()),
            "cublasLtMatmul", name_of(m));
+    observe_matmul(e.stream(), m);
   }
+
+  // p gets it. Category::input when the library refuses it. Returns its workspace's bytes.
+  size_t choose(const Matmul& m, const Algorithm& words, Prepared& p) const {
+    std::copy(words.begin(), words.end(), p.algorithm.data);
+    lt::Proposal result{};
+    const lt::Status status = api().cublasLtMatmulAlgoCheck(handle_, p.what.get(), p.b.get(), p.a.get(),
+                                                            p.c.get(), p.d.get(), &p.algorithm, &result);
+    if (status != lt::kSuccess || result.workspace_bytes > kCublasLtWorkspace)
+      fail(Category::input, "table of algorithms: ", name_of(m), " on ", gpu_, " with cuBLASLt ", version_,
+           ": the library refuses its algorithm; make the table again or unset QLORA_GEMM_TABLE");
+    return result.workspace_bytes;
+  }
+
+  std::vector<lt::Proposal> propose(const Matmul& m, const Prepared& p, int most) const {
+    std::vector<lt::Proposal> out(static_cast<size_t>(most));
+    int found = 0;
+    verify(api().cublasLtMatmulAlgoGetHeuristic(handle_, p.what.get(), p.b.get(), p.a.get(), p.c.get(),
+                                                p.d.get(), preference().get(), most, out.data(), &found),
+           "cublasLtMatmulAlgoGetHeuristic", name_of(m));
+    out.resize(static_cast<size_t>(found));
+    std::erase_if(out, [](const lt::Proposal& o) { return o.state != lt::kSuccess; });
+    if (out.empty()) verify(lt::kNotSupported, "cublasLtMatmulAlgoGetHeuristic", name_of(m));
+    return out;
+  }
+
   const std::string& log() const { return log_; }
 
  private:
@@ -220,34 +262,20 @@ class Library {
   }
 
   void prepare(const Matmul& m, Prepared& p) {
-    p.what = product(m);
-    p.a = layout(DType::bf16, m.a_by_k ? m.k : m.m, m.a_by_k ? m.m : m.k, m.a_stride);
-    p.b = layout(DType::bf16, m.b_by_k ? m.k : m.n, m.b_by_k ? m.n : m.k, m.b_stride);
-    p.c = layout(m.d.dtype, m.m, m.n, m.beta == 0 ? m.d.stride : m.c.stride);
-    p.d = layout(m.d.dtype, m.m, m.n, m.d.stride);
+    p = Prepared(m);
     const std::string name = name_of(m);
-    lt::Proposal result{};
     const Algorithm* const named = gemm_algorithms().find(gpu_, version_, name);
+    size_t bytes = 0;
     if (named != nullptr) {
-      std::copy(named->begin(), named->end(), p.algorithm.data);
-      const lt::Status status = api().cublasLtMatmulAlgoCheck(handle_, p.what.get(), p.b.get(), p.a.get(),
-                                                              p.c.get(), p.d.get(), &p.algorithm, &result);
-      if (status != lt::kSuccess || result.workspace_bytes > kCublasLtWorkspace)
-        fail(Category::input, "table of algorithms: ", name, " on ", gpu_, " with cuBLASLt ", version_,
-             ": the library refuses its algorithm; make the table again or unset QLORA_GEMM_TABLE");
+      bytes = choose(m, *named, p);
     } else {
-      int found = 0;
-      verify(api().cublasLtMatmulAlgoGetHeuristic(handle_, p.what.get(), p.b.get(), p.a.get(), p.c.get(),
-                                                  p.d.get(), preference().get(), 1, &result, &found),
-             "cublasLtMatmulAlgoGetHeuristic", name);
-      verify(found == 1 ? result.state : lt::kNotSupported, "cublasLtMatmulAlgoGetHeuristic", name);
-      p.algorithm = result.algo;
+      const lt::Proposal first = propose(m, p, 1).front();
+      p.algorithm = first.algo;
+      bytes = first.workspace_bytes;
     }
-    Algorithm words;
-    std::copy_n(p.algorithm.data, words.size(), words.begin());
-    log_ += cat(AlgorithmTable::line(gpu_, version_, name, words), "  # ",
+    log_ += cat(AlgorithmTable::line(gpu_, version_, name, words_of(p.algorithm)), "  # ",
                 named != nullptr ? "from the table" : "the library's first", config_of(p.algorithm),
-                ", workspace ", result.workspace_bytes, "\n");
+                ", workspace ", bytes, "\n");
   }
 
   std::string version_, gpu_, log_;
@@ -273,6 +301,34 @@ void matmul(Exec& e, const Matmul& m, void* workspace) {
 void start_matmul(int device) {
   const std::lock_guard lock(mutex);
   library(device);
+}
+
+std::string matmul_library(int device) {
+  const std::lock_guard lock(mutex);
+  return library(device).version();
+}
+
+std::vector<Algorithm> propose(int device, const Matmul& m, int most) {
+  const std::lock_guard lock(mutex);
+  std::vector<Algorithm> out;
+  for (const lt::Proposal& p : library(device).propose(m, Prepared(m), most)) out.push_back(words_of(p.algo));
+  return out;
+}
+
+struct ChosenMatmul::State {
+  Matmul m;
+  const Library* library;
+  Prepared prepared;
+};
+ChosenMatmul::ChosenMatmul(int device, const Matmul& m, const Algorithm& algorithm) {
+  const std::lock_guard lock(mutex);
+  state_.reset(new State{m, &library(device), Prepared(m)});
+  state_->library->choose(m, algorithm, state_->prepared);
+}
+ChosenMatmul::~ChosenMatmul() = default;
+void ChosenMatmul::run(Exec& e, void* workspace) const {
+  check_matmul(state_->m, workspace);
+  state_->library->run(e, state_->m, state_->prepared, workspace);
 }
 
 std::string matmul_log() {

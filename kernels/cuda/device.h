@@ -3,8 +3,10 @@
 #include <cstdint>
 #include <source_location>
 #include <type_traits>
+#include <typeinfo>
 
 #include "kernels/cuda/grid.h"
+#include "kernels/cuda/observer.h"
 #include "memory/cuda/host.h"
 #include "memory/dtype.h"
 #include "memory/exec.h"

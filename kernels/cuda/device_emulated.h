@@ -2,9 +2,11 @@
 #include <cmath>
 #include <cstring>
 #include <type_traits>
+#include <typeinfo>
 
 #include "kernels/cuda/emulator.h"
 #include "kernels/cuda/grid.h"
+#include "kernels/cuda/observer.h"
 #include "memory/cuda/emulated.h"
 #include "memory/dtype.h"
 #include "memory/exec.h"
@@ -167,6 +169,7 @@ void launch(Exec& e, Grid grid, size_t shared_bytes, const Kernel& kernel, Where
   verify_reach(&arguments, sizeof arguments, cat(where.file_name(), ":", where.line()));
   emulator::launch(e.stream(), {grid.x, grid.y, Kernel::kThreads, shared_bytes,
                                 [kernel] { kernel(SharedMemory()); }, where});
+  observe_launch(e.stream(), typeid(Kernel).name());
 }
 
 }  // namespace qlora::cuda

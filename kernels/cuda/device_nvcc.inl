@@ -136,6 +136,7 @@ void launch(Exec& e, Grid grid, size_t shared_bytes, const Kernel& kernel,
   entry<Kernel><<<dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y)), Kernel::kThreads,
                   shared_bytes, static_cast<cudaStream_t>(e.stream().handle())>>>(kernel);
   verify_launch(where);
+  observe_launch(e.stream(), typeid(Kernel).name());
 }
 
 }  // namespace qlora::cuda

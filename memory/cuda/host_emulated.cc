@@ -18,6 +18,7 @@
 
 #include "memory/cuda/emulated.h"
 #include "memory/cuda/host.h"
+#include "memory/cuda/stamp.h"
 #include "memory/cuda/start.h"
 
 namespace qlora::cuda {
@@ -263,6 +264,44 @@ void Event::synchronize() const {
   }
   state.wait_for(n);
   verify();
+}
+
+// The host's clock stands in for the device's.
+struct StampState {
+  EventState event;
+  std::chrono::steady_clock::time_point time;
+};
+using SharedStamp = std::shared_ptr<StampState>;
+
+Stamp::Stamp(int) : handle_(new SharedStamp(std::make_shared<StampState>())) {}
+Stamp::~Stamp() { delete static_cast<SharedStamp*>(handle_); }
+void Stamp::record(Stream& stream) {
+  verify();
+  const SharedStamp stamp = *static_cast<SharedStamp*>(handle_);
+  uint64_t n;
+  {
+    const std::lock_guard lock(stamp->event.mutex);
+    n = ++stamp->event.recorded;
+  }
+  queue_of(stream.handle()).push([stamp, n] {
+    stamp->time = std::chrono::steady_clock::now();
+    stamp->event.reach(n);
+  });
+}
+void Stamp::synchronize() const {
+  StampState& stamp = **static_cast<SharedStamp*>(handle_);
+  uint64_t n;
+  {
+    const std::lock_guard lock(stamp.event.mutex);
+    n = stamp.event.recorded;
+  }
+  stamp.event.wait_for(n);
+  verify();
+}
+double Stamp::seconds_since(const Stamp& earlier) const {
+  const StampState &from = **static_cast<SharedStamp*>(earlier.handle_),
+                   &to = **static_cast<SharedStamp*>(handle_);
+  return std::chrono::duration<double>(to.time - from.time).count();
 }
 
 Stream::Stream(int device) : device_(device) {

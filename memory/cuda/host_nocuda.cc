@@ -1,4 +1,5 @@
 #include "memory/cuda/host.h"
+#include "memory/cuda/stamp.h"
 #include "memory/cuda/start.h"
 
 // A build without CUDA: there is no device, so nothing of one can be made.
@@ -29,6 +30,12 @@ Event::~Event() = default;
 void Event::record(Stream&) { absent(); }
 bool Event::done() const { absent(); }
 void Event::synchronize() const { absent(); }
+
+Stamp::Stamp(int) { absent(); }
+Stamp::~Stamp() = default;
+void Stamp::record(Stream&) { absent(); }
+void Stamp::synchronize() const { absent(); }
+double Stamp::seconds_since(const Stamp&) const { absent(); }
 
 Stream::Stream(int device) : device_(device) { absent(); }
 Stream::~Stream() = default;

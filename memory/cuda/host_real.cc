@@ -4,6 +4,7 @@
 #include <source_location>
 
 #include "memory/cuda/host.h"
+#include "memory/cuda/stamp.h"
 #include "memory/cuda/start.h"
 
 namespace qlora::cuda {
@@ -128,6 +129,26 @@ bool Event::done() const {
   return true;
 }
 void Event::synchronize() const { verify(cudaEventSynchronize(event_of(handle_)), "cudaEventSynchronize"); }
+
+Stamp::Stamp(int device) {
+  const OnDevice on(device);
+  cudaEvent_t e = nullptr;
+  verify(cudaEventCreate(&e), "cudaEventCreate");
+  handle_ = e;
+}
+Stamp::~Stamp() {
+  if (handle_ != nullptr) cudaEventDestroy(event_of(handle_));
+}
+void Stamp::record(Stream& s) {
+  verify(cudaEventRecord(event_of(handle_), stream_of(s.handle())), "cudaEventRecord");
+}
+void Stamp::synchronize() const { verify(cudaEventSynchronize(event_of(handle_)), "cudaEventSynchronize"); }
+double Stamp::seconds_since(const Stamp& earlier) const {
+  float milliseconds = 0;
+  verify(cudaEventElapsedTime(&milliseconds, event_of(earlier.handle_), event_of(handle_)),
+         "cudaEventElapsedTime");
+  return 1e-3 * static_cast<double>(milliseconds);
+}
 
 Stream::Stream(int device) : device_(device) {
   const OnDevice on(device);
