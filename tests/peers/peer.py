@@ -19,6 +19,26 @@ def load_base(folder, checkpointing=False):
     return model
 
 
+def dense_base(folder):
+    """The same weights, decoded once: no product decodes them again."""
+    import bitsandbytes as bnb
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, bnb.nn.Linear4bit):
+                weight = bnb.functional.dequantize_4bit(child.weight.data, child.weight.quant_state)
+                linear = torch.nn.Linear(child.in_features, child.out_features, bias=False)
+                linear.weight.data = weight.float().reshape(linear.weight.shape)
+                setattr(parent, name, linear)
+    for attribute in ("quantization_method", "hf_quantizer"):  # PEFT and transformers take it for quantized by these
+        if hasattr(model, attribute):
+            delattr(model, attribute)
+    model.is_quantized = model.is_loaded_in_4bit = False
+    model.config.use_cache = False
+    return model
+
+
 def new_adapter(model, r=16, alpha=32):
     return get_peft_model(
         model,
