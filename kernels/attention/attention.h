@@ -27,9 +27,9 @@ struct Segments {
 
 // q [Tq, q_heads*head_dim], k and v [Tk, kv_heads*head_dim] -> o like q, lse fp32 [q_heads, Tq] (log sum exp
 // of the scores; may be empty when no backward follows). q, k, v, o share a dtype, fp32 or bf16; scores,
-// softmax and sums are fp32; with the ISA amx, products that take p and ds see 16 bits of their significands
-// where the other operand is bf16, and on CUDA, with operands of bf16, 8 (as FlashAttention does). Results of
-// a document do not depend on what else is in the batch, nor on threads.
+// softmax and sums are fp32; operands of bf16 are multiplied by p and ds rounded to bf16 on CUDA and with the
+// ISAs amx and avx512bf16 (as FlashAttention does). Results of a document do not depend on what else is in the
+// batch, nor on threads.
 void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& q,
                        const ConstMat& k, const ConstMat& v, const Mat& o, const Mat& lse);
 

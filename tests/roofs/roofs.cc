@@ -11,9 +11,6 @@
 #include "kernels/common/rows.h"
 #include "memory/exec.h"
 #include "memory/process.h"
-#if defined(__x86_64__)
-#include <cpuid.h>
-#endif
 
 #define QLORA_BODY "tests/roofs/roofs.inl"
 #include "kernels/common/for_each_isa.h"
@@ -58,11 +55,6 @@ struct Chains {
 
 #if defined(__x86_64__)
 void tiles(int64_t rounds, float*) { amx::tile_chains(rounds); }
-
-bool has_dots() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  return supported(Isa::avx512) && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & 1u << 5) != 0;
-}
 #endif
 
 Chains chains_of(Arithmetic a) {
@@ -108,7 +100,7 @@ const char* name_of(Arithmetic a) {
 bool supported(Arithmetic a) {
 #if defined(__x86_64__)
   if (a == Arithmetic::tiles) return supported(Isa::amx);
-  if (a == Arithmetic::dots) return has_dots();
+  if (a == Arithmetic::dots) return supported(Isa::avx512bf16);
   if (a == Arithmetic::fma512) return supported(Isa::avx512);
   if (a == Arithmetic::fma256) return supported(Isa::avx2);
 #endif
@@ -123,6 +115,8 @@ Arithmetic arithmetic_of(Isa isa, DType operands) {
       return Arithmetic::fma256;
     case Isa::avx512:
       return Arithmetic::fma512;
+    case Isa::avx512bf16:
+      return operands == DType::bf16 ? Arithmetic::dots : Arithmetic::fma512;
     case Isa::amx:
       return operands == DType::bf16 ? Arithmetic::tiles : Arithmetic::fma512;
   }
