@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "kernels/cross_entropy/cross_entropy.h"
-#include "kernels/embedding/embedding.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/gemm_few.h"
 #include "kernels/rms_norm/rms_norm.h"
@@ -234,17 +233,27 @@ void Decoder::for_logits(Exec& e, const TokenBatch& b, const AdapterView& adapte
                          std::vector<std::vector<float>>* hidden) const {
   const ModelDesc& d = model_->desc();
   check(d.logit_softcap == 0, "softcapped logits are not read out");
+  check(hidden == nullptr || !e.on_cuda(), "hidden states are read out on the CPU alone");
   PagedWeights::Pass weights(e, *model_, pages_, device_);
   const Matrix x = forward_only(e, b, adapter, weights, hidden);
   const WeightView head = weights.head();
   const int64_t chunk = std::min(chunk_rows(), limits_.tokens), tokens = static_cast<int64_t>(b.ids.size());
   const Matrix normed = e.matrix(Region::workspace, "loss_normed", numerics_.compute, chunk, d.dim);
   const Matrix logits = e.matrix(Region::logits, "logits", DType::f32, chunk, d.vocab);
+  Buffer fetched;
+  if (e.on_cuda())
+    fetched = e.allocate(Region::logits, "logits", static_cast<size_t>(logits.view().bytes()), Place::host);
   e.loop(chunks_of(limits_.tokens, chunk), whole_chunks(limits_.tokens, chunk), [&](int64_t c) {
     const int64_t begin = std::min(c * chunk, tokens), n = std::min(chunk, tokens - begin);
-    const Mat part = logits.view().row_range(0, n);
+    Mat part = logits.view().row_range(0, n);
     head_chunk(e, head, x.view().row_range(begin, n), normed.view().row_range(0, n), nullptr, part);
-    if (!e.rehearsing() && n > 0) f(begin, part);
+    if (e.rehearsing() || n == 0) return;
+    if (e.on_cuda()) {
+      e.stream().copy(fetched.data(), part.data, static_cast<size_t>(part.bytes()));
+      e.stream().synchronize();
+      part.data = fetched.data();
+    }
+    f(begin, part);
   });
   weights.release_head();
   weights.end();
@@ -256,11 +265,15 @@ void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, st
   const ModelDesc& d = model_->desc();
   const int64_t tokens = static_cast<int64_t>(b.ids.size());
   const size_t docs = b.past.size();
+  PagedWeights::Pass weights(e, *model_, nullptr, device_);
+  BlockBatch rows;  // for the embedding alone
+  rows.tiles = std::max<int64_t>(1, chunks_of(tokens, kRowTile));
   Matrix x = e.matrix(Region::workspace, "x", numerics_.stream, tokens, d.dim),
          y = e.matrix(Region::workspace, "y", numerics_.stream, tokens, d.dim);
-  embedding(e, b.ids, model_->embed(), d.embed_scale, x);
+  weights.embedding_rows(b.ids, d.embed_scale, rows, x);
   for (int i = 0; i < model_->block_count(); ++i) {
-    block_infer(e, context(i, model_->block(i), adapter), b.docs, b.past,
+    const BlockWeights w = weights.acquire(i);
+    block_infer(e, context(i, w, adapter), b.docs, b.past,
                 caches.subspan(static_cast<size_t>(i) * docs, docs), b.positions, b.step, x, y);
     std::swap(x, y);
   }
@@ -268,12 +281,12 @@ void Decoder::infer(Exec& e, const InferBatch& b, const AdapterView& adapter, st
       e.matrix(Region::workspace, "normed", numerics_.compute, static_cast<int64_t>(docs), d.dim);
   const Matrix last =
       e.matrix(Region::workspace, "last", numerics_.stream, static_cast<int64_t>(docs), d.dim);
-  const Buffer index = e.allocate(Region::workspace, "last_rows", docs * sizeof(int32_t));
+  const Buffer index = e.allocate(Region::workspace, "last_rows", docs * sizeof(int32_t), Place::host);
   if (!e.rehearsing())  // a document without new rows shows row 0: its logits are of no use to anyone
     for (size_t i = 0; i < docs; ++i)
       index.as<int32_t>()[i] = b.docs[i + 1] > b.docs[i] ? b.docs[i + 1] - 1 : 0;
   gather_rows(e, x, {index.as<const int32_t>(), docs}, last);
-  head_chunk(e, model_->head(), last, normed, nullptr, logits, b.step);
+  head_chunk(e, weights.head(), last, normed, nullptr, logits, b.step);
 }
 
 }  // namespace qlora

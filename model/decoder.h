@@ -88,15 +88,17 @@ class Decoder {
                 std::span<const SavePolicy> policy, const DropoutKey& dropout, float grad_scale);
   // Forward alone.
   LossSum evaluate(Exec& e, const TokenBatch& batch, const AdapterView& adapter) const;
-  // Forward of a batch, then f(first row, logits fp32 [rows, vocab]) chunk by chunk, over every row.
-  // hidden, where not null, gets each block's input and the last output, fp32 [blocks + 1][tokens * dim]. On
-  // the CPU.
+  // Forward of a batch, then f(first row, logits fp32 [rows, vocab]) chunk by chunk, over every row; a CUDA
+  // device's are copied to the host and waited for. hidden, where not null, gets each block's input and the
+  // last output, fp32 [blocks + 1][tokens * dim], on the CPU.
   void for_logits(Exec& e, const TokenBatch& batch, const AdapterView& adapter,
                   const std::function<void(int64_t, const ConstMat&)>& f,
                   std::vector<std::vector<float>>* hidden = nullptr) const;
 
   // Generation. New tokens of several documents, see block_infer; logits fp32 [documents, vocab] of each
-  // document's last new row (a document without new rows has none: its row is left alone).
+  // document's last new row (a document without new rows has none: its row is left alone). On a CUDA device
+  // ids and positions lie in pinned memory, logits on the device, and nothing may be asked of either, nor
+  // another batch be passed, before the stream has passed.
   struct InferBatch {
     std::span<const int32_t> ids, positions, docs, past;
     bool step = false;  // a row a document: products by gemm_few_nt, else by gemm_nt, as in training

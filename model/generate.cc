@@ -25,20 +25,36 @@ struct Generator::Slot {
 };
 
 Generator::Generator(std::shared_ptr<const Model> model, Numerics numerics, const AdapterView& adapter,
-                     const Limits& limits, int threads)
-    : decoder_(std::move(model), numerics, {limits.longest, limits.slots, limits.longest, 0}),
+                     const Limits& limits, const RunDevice& on)
+    : on_(on),
+      decoder_(std::move(model), numerics, {limits.longest, limits.slots, limits.longest, 0}),
       adapter_(adapter),
-      limits_(limits),
-      threads_(threads) {
+      limits_(limits) {
   check(limits.slots > 0 && limits.longest > 0, "a generator without slots or length");
+  limits_.few |= on.on_card();
   plan();
 }
 
-void Generator::make_caches(Exec& e) {
-  const int blocks = decoder_.model().block_count();
-  cache_memory_.clear();
-  caches_.clear();
-  for (int b = 0; b < blocks; ++b)
+int64_t Generator::most_rows() const {
+  return std::max<int64_t>(std::min(kPrefillRows, limits_.longest), limits_.slots);
+}
+
+size_t Generator::cache_bytes() const {
+  size_t bytes = 0;
+  for (const Span& s : state_.spans)
+    if (s.region == Region::activations) bytes += s.bytes;
+  return bytes;
+}
+
+// What lives on: caches, and what host and device hand each other.
+void Generator::allocate_state(Exec& e) {
+  adapter_.allocate(e);
+  tokens_ =
+      e.allocate(Region::data, "tokens", static_cast<size_t>(2 * most_rows()) * sizeof(int32_t), Place::host);
+  logits_ = e.allocate(Region::logits, "logits", static_cast<size_t>(limits_.slots * vocab()) * sizeof(float),
+                       Place::host);
+  if (e.on_cuda()) card_logits_ = e.matrix(Region::logits, "logits", DType::f32, limits_.slots, vocab());
+  for (int b = 0; b < decoder_.model().block_count(); ++b)
     for (int s = 0; s < limits_.slots; ++s) {
       const int64_t kv = decoder_.model().desc().blocks[static_cast<size_t>(b)].kv_dim();
       const auto cache = [&](const char* name) -> Mat {
@@ -50,6 +66,15 @@ void Generator::make_caches(Exec& e) {
     }
 }
 
+void Generator::forget_state() {
+  adapter_.forget();
+  tokens_.reset();
+  logits_.reset();
+  card_logits_.reset();
+  cache_memory_.clear();
+  caches_.clear();
+}
+
 std::span<const KvCache> Generator::caches_of(int slot) {
   slot_caches_.clear();
   for (size_t i = static_cast<size_t>(slot); i < caches_.size(); i += static_cast<size_t>(limits_.slots))
@@ -58,13 +83,11 @@ std::span<const KvCache> Generator::caches_of(int slot) {
 }
 
 void Generator::plan() {
-  const int64_t vocab = decoder_.model().desc().vocab;
-  logits_.resize(static_cast<size_t>(limits_.slots * vocab));
   {
-    Exec e = Exec::rehearsal(threads_);
+    Exec e = Exec::rehearsal(on_.threads, on_.device);
     {
-      Phase phase(e, caches_trace_);
-      make_caches(e);
+      Phase phase(e, state_);
+      allocate_state(e);
     }
     const auto rehearse = [&](Trace& trace, int64_t rows, int docs, int32_t past,
                               std::span<const KvCache> caches, bool step) {
@@ -72,55 +95,71 @@ void Generator::plan() {
       std::vector<int32_t> offsets(static_cast<size_t>(docs) + 1);
       for (int i = 0; i <= docs; ++i) offsets[static_cast<size_t>(i)] = static_cast<int32_t>(rows * i / docs);
       Phase phase(e, trace);
-      decoder_.infer(e, {ids, ids, offsets, pasts, step}, adapter_, caches, Mat(logits_.data(), docs, vocab));
+      decoder_.infer(e, {ids, ids, offsets, pasts, step}, adapter_.view(), caches,
+                     Mat(logits_.data(), DType::f32, docs, vocab(), vocab()));
     };
     const int64_t rows = std::min(kPrefillRows, limits_.longest);
     rehearse(prefill_trace_, rows, 1, static_cast<int32_t>(limits_.longest - rows), caches_of(0), false);
     rehearse(decode_trace_, limits_.slots, limits_.slots, static_cast<int32_t>(limits_.longest - 1), caches_,
              limits_.few);
-    cache_memory_.clear();
+    forget_state();
   }
-  caches_trace_.lay_out();
-  for (Trace* t : {&prefill_trace_, &decode_trace_}) {
-    t->lay_out();
-    t->base = caches_trace_.bytes;
-  }
-  arena_ = Arena(caches_trace_.bytes + std::max(prefill_trace_.bytes, decode_trace_.bytes));
-  exec_ = std::make_unique<Exec>(Device{DeviceKind::cpu, 0}, threads_, arena_.data());
-  Phase phase(*exec_, caches_trace_);
-  make_caches(*exec_);
+  memory_.plan(state_, {&prefill_trace_, &decode_trace_});
+}
+
+void Generator::reserve() {
+  if (exec_) return;
+  exec_ = memory_.reserve(on_);
+  if (on_.on_card()) decoder_.set_device(*on_.weights, exec_->stream());
+  Phase phase(*exec_, state_);
+  allocate_state(*exec_);
+}
+
+// One pass over the rows that ids() and positions() have; logits go to the rows of slots from first_slot on.
+void Generator::pass(Trace& trace, std::span<const int32_t> docs, std::span<const int32_t> past,
+                     std::span<const KvCache> caches, int first_slot, bool step) {
+  const auto rows = static_cast<size_t>(docs.back());
+  const Mat host(logits_.as<float>() + first_slot * vocab(), DType::f32, static_cast<int64_t>(past.size()),
+                 vocab(), vocab());
+  // On a card always from its first row on, which is aligned: what multiplies may hang on that.
+  const Mat logits = exec_->on_cuda() ? card_logits_.view().row_range(0, host.rows) : host;
+  Phase phase(*exec_, trace);
+  decoder_.infer(*exec_, {{ids(), rows}, {positions(), rows}, docs, past, step}, adapter_.view(), caches,
+                 logits);
+  if (!exec_->on_cuda()) return;
+  exec_->stream().copy(host.data, logits.data, static_cast<size_t>(logits.bytes()));
+  exec_->stream().synchronize();
 }
 
 void Generator::prefill(Slot& slot, int index) {
-  const int64_t vocab = decoder_.model().desc().vocab;
-  slot.logits = std::span(logits_).subspan(static_cast<size_t>(index * vocab), static_cast<size_t>(vocab));
+  slot.logits = {logits_.as<float>() + index * vocab(), static_cast<size_t>(vocab())};
   const std::span<const KvCache> caches = caches_of(index);
   while (slot.past < slot.ids.size()) {
     const size_t n = std::min<size_t>(kPrefillRows, slot.ids.size() - slot.past);
-    std::vector<int32_t> positions(n);
-    for (size_t i = 0; i < n; ++i) positions[i] = static_cast<int32_t>(slot.past + i);
+    for (size_t i = 0; i < n; ++i) {
+      ids()[i] = slot.ids[slot.past + i];
+      positions()[i] = static_cast<int32_t>(slot.past + i);
+    }
     const int32_t docs[2] = {0, static_cast<int32_t>(n)}, past = static_cast<int32_t>(slot.past);
-    Phase phase(*exec_, prefill_trace_);
-    decoder_.infer(*exec_, {std::span(slot.ids).subspan(slot.past, n), positions, docs, {&past, 1}}, adapter_,
-                   caches, Mat(slot.logits.data(), 1, vocab));
+    pass(prefill_trace_, docs, {&past, 1}, caches, index, false);
     slot.past += n;
   }
 }
 
 // One more row for every busy slot.
 void Generator::decode(std::span<Slot> slots) {
-  std::vector<int32_t> ids, positions, docs{0}, past;
+  std::vector<int32_t> docs{0}, past;
   for (const Slot& s : slots) {
+    int32_t rows = docs.back();
     if (s.busy) {
-      ids.push_back(s.ids.back());
-      positions.push_back(static_cast<int32_t>(s.past));
+      ids()[rows] = s.ids.back();
+      positions()[rows] = static_cast<int32_t>(s.past);
+      ++rows;
     }
-    docs.push_back(static_cast<int32_t>(ids.size()));
+    docs.push_back(rows);
     past.push_back(s.busy ? static_cast<int32_t>(s.past) : 0);
   }
-  Phase phase(*exec_, decode_trace_);
-  decoder_.infer(*exec_, {ids, positions, docs, past, limits_.few}, adapter_, caches_,
-                 Mat(logits_.data(), limits_.slots, decoder_.model().desc().vocab));
+  pass(decode_trace_, docs, past, caches_, 0, limits_.few);
   for (Slot& s : slots)
     if (s.busy) ++s.past;
 }
@@ -128,6 +167,7 @@ void Generator::decode(std::span<Slot> slots) {
 std::vector<std::vector<int32_t>> Generator::run(std::span<const Request> requests, const Sampling& sampling,
                                                  std::span<const int32_t> eos, uint64_t seed,
                                                  const OnToken& on_token) {
+  reserve();
   std::vector<std::vector<int32_t>> answers(requests.size());
   std::vector<Slot> slots(static_cast<size_t>(limits_.slots));
   size_t next = 0;

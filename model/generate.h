@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "model/decoder.h"
+#include "model/run_device.h"
 
 namespace qlora {
 
@@ -29,11 +30,12 @@ class Generator {
   struct Limits {
     int slots = 1;        // requests under way at once
     int64_t longest = 0;  // prompt and answer together
-    bool few = false;     // steps by products of few rows (gemm_few.h): what pays for up to four slots
+    // Steps by products of few rows (gemm_few.h): what pays for up to four slots on a CPU. On a card all are.
+    bool few = false;
   };
-  // Plans and reserves its own memory (caches, workspace). Category::memory when there is none.
+  // Plans; the first run() reserves. `adapter` must outlive it.
   Generator(std::shared_ptr<const Model> model, Numerics numerics, const AdapterView& adapter,
-            const Limits& limits, int threads);
+            const Limits& limits, const RunDevice& on);
 
   struct Request {
     std::vector<int32_t> prompt;  // at least one token
@@ -41,33 +43,48 @@ class Generator {
   };
   // on_token(request, id) as tokens come, in each request's order; false ends that request. eos ids end it
   // too and are not handed out. Request i draws from a stream of its own, of (seed, i). Returns each
-  // request's new ids.
+  // request's new ids. On a card the host waits once a token, for the logits it draws from (twice where it
+  // looks the embedding up). Category::memory when there is no room for what was planned.
   using OnToken = std::function<bool(size_t, int32_t)>;
   std::vector<std::vector<int32_t>> run(std::span<const Request> requests, const Sampling& sampling,
                                         std::span<const int32_t> eos, uint64_t seed,
                                         const OnToken& on_token = {});
 
-  // What it takes while it runs; little of it before.
-  size_t bytes() const { return arena_.bytes() + logits_.size() * sizeof(float) + decoder_.table_bytes(); }
+  // What it takes while it runs, of the device that computes, besides the model's weights; and beside a card,
+  // pinned.
+  size_t bytes() const { return memory_.bytes() + decoder_.table_bytes(); }
+  size_t host_bytes() const { return memory_.host_bytes(); }
+  // Of bytes(): keys and values.
+  size_t cache_bytes() const;
 
  private:
   struct Slot;
   void plan();
-  void make_caches(Exec& e);
+  void reserve();
+  void allocate_state(Exec& e);
+  void forget_state();
+  void pass(Trace& phase, std::span<const int32_t> docs, std::span<const int32_t> past,
+            std::span<const KvCache> caches, int first_slot, bool step);
   void prefill(Slot& slot, int index);
   void decode(std::span<Slot> slots);
   std::span<const KvCache> caches_of(int slot);
+  int64_t vocab() const { return decoder_.model().desc().vocab; }
+  int64_t most_rows() const;
+  int32_t* ids() { return tokens_.as<int32_t>(); }
+  int32_t* positions() { return ids() + most_rows(); }
 
+  RunDevice on_;
   Decoder decoder_;
-  AdapterView adapter_;
+  RunAdapter adapter_;
   Limits limits_;
-  int threads_;
-  Trace caches_trace_{"caches"}, prefill_trace_{"prefill"}, decode_trace_{"decode"};
-  Arena arena_;
-  std::unique_ptr<Exec> exec_;
+  Trace state_{"state"}, prefill_trace_{"prefill"}, decode_trace_{"decode"};
+  RunMemory memory_;
+  std::unique_ptr<Exec> exec_;  // null before the first run
   std::vector<Matrix> cache_memory_;
   std::vector<KvCache> caches_, slot_caches_;  // [block][slot]; one slot's
-  std::vector<float> logits_;                  // [slots, vocab]
+  Buffer tokens_;                              // ids and positions of a pass
+  Matrix card_logits_;                         // [slots, vocab] fp32: of the pass before, on a card
+  Buffer logits_;                              // the same with the host, each slot's in its row
 };
 
 }  // namespace qlora

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "memory/cuda/start.h"
 #include "model/generate.h"
 #include "model/io/safetensors.h"
 #include "tools/common/dataset.h"
@@ -28,6 +29,7 @@ struct Run {
   BaseLoading loading{base, threads, {}};
   TextTools text = open_text_if_any(base.source.path, options.find<std::string>("chat-template"));
   std::shared_ptr<const Model> model = loading.model();
+  RunDevice device = run_device(options, *model, threads);
   Adapter adapter = open_adapter(options.find<std::string>("adapter"), model->desc());
   std::unique_ptr<RowEncoder> encoder = row_encoder(options, text, model->desc().vocab);
   ReadOptions reading = read_options(options, threads);
@@ -42,19 +44,14 @@ Json measure(Run& r, const Dataset& data) {
   batches.batch = r.options.get<int64_t>("per-device-eval-batch-size");
   batches.max_seq_length = r.reading.max_seq_length;
   BatchPlan plan(data, batches);
-  Evaluator evaluator(r.model, numerics_of(r.options), r.adapter.view(), plan.maxima(), r.threads);
+  Evaluator evaluator(r.model, numerics_of(r.options), r.adapter.view(), plan.maxima(), r.device);
   const auto began = std::chrono::steady_clock::now();
   LossSum sum;
   int64_t tokens = 0;
   Step step;
   for (int64_t i = 0; i < plan.total_steps(); ++i) {
     plan.step(i, step);
-    for (const Batch& b : step.microbatches) {
-      const LossSum part = evaluator.evaluate(b);
-      sum.loss += part.loss;
-      sum.tokens += part.tokens;
-      sum.hits += part.hits;
-    }
+    for (const Batch& b : step.microbatches) sum += evaluator.evaluate(b);
     tokens += step.tokens;
     r.screen.progress({.what = "batch",
                        .done = i + 1,
@@ -85,7 +82,7 @@ void write_logits(Run& r, const Dataset& data, const std::string& path) {
   one.accumulation = one.batch = 1;
   one.max_seq_length = r.reading.max_seq_length;
   BatchPlan plan(data, one);
-  Evaluator evaluator(r.model, numerics_of(r.options), r.adapter.view(), plan.maxima(), r.threads);
+  Evaluator evaluator(r.model, numerics_of(r.options), r.adapter.view(), plan.maxima(), r.device);
   Step step;
   // The writer's order is by type, then name: samples are computed as their turn comes.
   for (const TensorSpec& t : out.order()) {
@@ -117,7 +114,7 @@ Json answer(Run& r) {
     wanted.push_back(std::move(q.wanted));
   }
   Generator generator(r.model, numerics_of(r.options), r.adapter.view(),
-                      {std::min<int>(kSlots, static_cast<int>(requests.size())), longest}, r.threads);
+                      {std::min<int>(kSlots, static_cast<int>(requests.size())), longest}, r.device);
   int64_t made = 0;
   const auto answers =
       generator.run(requests, {}, stop_ids(r.model->desc(), r.text), 0, [&](size_t, int32_t) {
@@ -132,8 +129,9 @@ Json answer(Run& r) {
 }
 
 int body(Options& options) {
-  require_cpu(options);
+  require_device(options);
   Run run{options};
+  if (cuda::runtime_version() != 0) run.screen.line("device   " + device_text(run.device.device));
   const Dataset data = read_dataset(run.rows, *run.encoder, run.reading);
   for (const std::string& line : said(data.counts)) run.screen.line(line);
   Json result = measure(run, data);

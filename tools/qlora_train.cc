@@ -50,14 +50,6 @@ class Watcher : public TrainerEvents {
   Screen& screen_;
 };
 
-// What the host has again when the engine is gone.
-size_t given_back(const EnginePlan& plan) {
-  if (plan.host_arena_bytes == 0) return plan.arena_bytes;
-  size_t bytes = 0;  // of a run on a card
-  for (const PlanRegion& r : plan.regions) bytes += r.name.rfind("pinned/", 0) == 0 ? r.bytes : 0;
-  return bytes;
-}
-
 // Whether a checkpoint lies in the output folder itself.
 bool resumes_here(const std::string& from, const std::string& out) {
   namespace fs = std::filesystem;
@@ -93,8 +85,9 @@ class TrainTool {
   std::optional<BatchPlan> plan_, eval_plan_;
   Adapter adapter_;
   std::unique_ptr<Engine> engine_;
-  bool engine_paged_ = false;  // its weights were
-  size_t arena_bytes_ = 0;     // what it had
+  bool engine_paged_ = false;                          // its weights were
+  size_t arena_bytes_ = 0, host_arena_bytes_ = 0;      // what it had
+  std::shared_ptr<const DeviceWeights> card_weights_;  // what it leaves on a card
   std::optional<CheckpointStore> store_;
   std::optional<Trainer> trainer_;
   RunState state_;
@@ -239,14 +232,15 @@ std::vector<ReportSample> TrainTool::samples() {
     out.push_back({text_.tokenizer->decode(q.prompt, true), q.wanted, "", ""});
   }
   const std::vector<int32_t> stops = stop_ids(model_->desc(), text_);
-  const auto adapter_bytes = static_cast<size_t>(adapter_.layout.size()) * sizeof(float);
-  if (device_of(options_).kind == DeviceKind::cuda)
-    screen_.line("report.html's samples are answered by the CPU: answers on the card are not built yet");
+  const RunDevice on(device_of(options_), threads_, card_weights_);
+  // A card's is in the plan of answers; the CPU reads it where it was loaded.
+  const size_t adapter_bytes = on.on_card() ? 0 : static_cast<size_t>(adapter_.layout.size()) * sizeof(float);
   const auto answer = [&](const AdapterView& adapter, std::string ReportSample::*field) {
     // As many at a time as fit: no answer hangs on what runs beside it.
     for (int slots = static_cast<int>(requests.size()); slots > 0; --slots) {
-      Generator generator(model_, numerics_of(options_), adapter, {slots, longest}, threads_);
-      if (adapter_bytes + generator.bytes() > arena_bytes_) continue;
+      Generator generator(model_, numerics_of(options_), adapter, {slots, longest}, on);
+      if (adapter_bytes + generator.bytes() > arena_bytes_ || generator.host_bytes() > host_arena_bytes_)
+        continue;
       const auto answers = generator.run(requests, {}, stops, 0);
       for (size_t i = 0; i < answers.size(); ++i) out[i].*field = text_.tokenizer->decode(answers[i], true);
       return true;
@@ -285,7 +279,9 @@ void TrainTool::finish() {
   trainer_.reset();
   // The engine's arena makes room for the samples' adapter and caches: the peak stays the plan's.
   engine_paged_ = engine_->paged_weights() != nullptr;
-  arena_bytes_ = given_back(engine_->plan());
+  arena_bytes_ = engine_->plan().arena_bytes;
+  host_arena_bytes_ = engine_->plan().host_arena_bytes;
+  card_weights_ = engine_->card_weights();
   engine_.reset();
   if (std::find(reports.begin(), reports.end(), "html") != reports.end()) {
     Report report;
@@ -308,8 +304,7 @@ void TrainTool::finish() {
 
 int TrainTool::run() {
   refuse_unbuilt(options_);
-  if (const Device d = device_of(options_); d.kind == DeviceKind::cuda && !options_.get<bool>("dry-run"))
-    cuda::require_device(d.index);
+  if (!options_.get<bool>("dry-run")) require_device(options_);
   out_ = options_.get<std::string>("output-dir");
   const bool resume = options_.given("resume-from-checkpoint"),
              overwrite = options_.get<bool>("overwrite-output-dir");

@@ -86,7 +86,7 @@ void Engine::reserve_on_card() {
   exec_ = std::make_unique<Exec>(options_.device, options_.threads, card_arena_.data(), pinned_arena_.data());
   cuda::Stream& stream = exec_->stream();
   if (options_.numerics.compute == DType::bf16 && cuda_gemm() != CudaGemm::own) cuda::start_matmul(card);
-  card_weights_ = std::make_unique<DeviceWeights>(*model_, stream);
+  card_weights_ = std::make_shared<const DeviceWeights>(*model_, stream);
   decoder_.set_device(*card_weights_, stream);
   if (eval_decoder_) eval_decoder_->set_device(*card_weights_, stream);
   stream.fill(card_arena_.data(), 0, state_.bytes);

@@ -100,6 +100,8 @@ class Engine {
   const Trace& training_trace() const { return train_; }
   const AdapterLayout& layout() const { return layout_; }
   const Model& model() const { return *model_; }
+  // After reserve(), on a CUDA device: the frozen weights there, for what runs once this has gone. Else null.
+  const std::shared_ptr<const DeviceWeights>& card_weights() const { return card_weights_; }
   // Reserves and touches the arena; parameters and moments are zero afterwards. On a CUDA device: its arena
   // and that in pinned memory, and the frozen weights go there. Category::memory, with the bytes, when there
   // is no room.
@@ -210,7 +212,7 @@ class Engine {
       save_{"save moments"}, load_{"load moments"};
   Arena arena_;
   cuda::Memory card_arena_, pinned_arena_;  // instead of it, on a CUDA device
-  std::unique_ptr<DeviceWeights> card_weights_;
+  std::shared_ptr<const DeviceWeights> card_weights_;
   std::unique_ptr<Exec> exec_;
   // From here on with work on the Exec's stream, which must outlive them.
   std::unique_ptr<PagedWeights> pages_;

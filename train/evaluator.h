@@ -2,8 +2,9 @@
 #include <functional>
 #include <memory>
 
-#include "memory/exec.h"
 #include "model/decoder.h"
+#include "model/run_device.h"
+#include "train/batch_slots.h"
 #include "train/data/batches.h"
 
 namespace qlora {
@@ -14,19 +15,24 @@ class Evaluator {
   // Plans and reserves for batches up to `largest`. Category::memory when there is no room. `adapter` must
   // outlive it.
   Evaluator(std::shared_ptr<const Model> model, Numerics numerics, const AdapterView& adapter,
-            const BatchMaxima& largest, int threads);
+            const BatchMaxima& largest, const RunDevice& on);
   LossSum evaluate(const Batch& batch);
-  // f(first row, logits fp32 [rows, vocab]) over every row of the batch, chunk by chunk.
+  // f(first row, logits fp32 [rows, vocab], the host's) over every row of the batch, chunk by chunk.
   void for_logits(const Batch& batch, const std::function<void(int64_t, const ConstMat&)>& f);
-  size_t arena_bytes() const { return arena_.bytes(); }
+  // Of the device that computes, besides the model's weights.
+  size_t bytes() const { return memory_.bytes() + decoder_.table_bytes(); }
 
  private:
+  void allocate_state(Exec& e);
   TokenBatch view(const Batch& batch);
+  RunDevice on_;
   Decoder decoder_;
-  AdapterView adapter_;
-  Trace loss_trace_{"evaluate"}, logits_trace_{"logits"};
-  Arena arena_;
+  BatchMaxima largest_;
+  RunAdapter adapter_;
+  Trace state_{"state"}, loss_trace_{"evaluate"}, logits_trace_{"logits"};
+  RunMemory memory_;
   std::unique_ptr<Exec> exec_;
+  BatchSlots slots_;  // on a card
   std::vector<int32_t> targets_;
 };
 

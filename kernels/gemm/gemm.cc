@@ -94,20 +94,24 @@ class GemmRun {
 };
 
 void gemm(Exec& e, const char* name, const GemmCall& call) {
+  if (e.on_cuda()) return gemm_on_cuda(e, name, call);
   check_gemm(name, call);
   const Mat& y = call.y;
   const auto [flops, read] = gemm_cost(call);
-  if (e.on_cuda()) {
-    const Buffer space = e.allocate(Region::workspace, "gemm workspace", gemm_workspace(call));
-    if (e.op(name, flops, read, y.bytes()) && y.rows > 0 && y.cols > 0) gemm_cuda(e, call, space.data());
-    return;
-  }
   const GemmBody<GemmCall> body = body_of(call);
   const GemmRun run(e, body, y.rows, y.cols);
   if (e.op(name, flops, read, y.bytes())) run(e, body, call);
 }
 
 }  // namespace
+
+void gemm_on_cuda(Exec& e, const char* name, const GemmCall& call) {
+  check_gemm(name, call);
+  const Mat& y = call.y;
+  const auto [flops, read] = gemm_cost(call);
+  const Buffer space = e.allocate(Region::workspace, "gemm workspace", gemm_workspace(call));
+  if (e.op(name, flops, read, y.bytes()) && y.rows > 0 && y.cols > 0) gemm_cuda(e, call, space.data());
+}
 
 void check_gemm(const char* name, const GemmCall& call) {
   const Mat& y = call.y;

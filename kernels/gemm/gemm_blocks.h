@@ -87,6 +87,8 @@ struct GemmCall {
   GemmEpilogue epilogue;
   Mat y;
   bool transposed_w;  // gemm_nt
+  // gemm_few_nt on a CUDA device: however many rows of up to kFewRows there are, a row has its bits.
+  bool few = false;
 };
 
 // Category::internal on operands that do not fit each other.

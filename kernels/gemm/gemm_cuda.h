@@ -8,6 +8,9 @@ namespace qlora {
 
 inline constexpr int64_t kMostGemmTerms = 8;
 
+// The whole op on a CUDA device: checks, workspace, body.
+void gemm_on_cuda(Exec& e, const char* name, const GemmCall& call);
+
 // Outputs that are not empty; for gemm_tn, operands too. workspace: plan_gemm(call).bytes().
 void gemm_cuda(Exec& e, const GemmCall& call, void* workspace);
 void gemm_tn_cuda(Exec& e, const GemmTnCall& call, void* workspace);

@@ -7,6 +7,7 @@
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/gemm/gemm.h"
 #include "kernels/gemm/gemm_choice.h"
+#include "kernels/gemm/gemm_few.h"
 #include "kernels/gemm/gemm_plan.h"
 #include "kernels/gemm/gemm_ref.h"
 #include "kernels/gemm/gemm_test_data.h"
@@ -311,6 +312,35 @@ TEST_F(GemmCuda, RowsPickTheBody) {
   EXPECT_EQ(body(1, {&w}), GemmOn::library);
   set_cuda_gemm(CudaGemm::own);
   EXPECT_EQ(body(1, {&w}), GemmOn::tiles);
+}
+
+// A step's products are the fused kernel's whatever the weights are, beside LoRA's and alone: the
+// definition's sums, and a row's bits do not hang on how many there are.
+TEST_F(GemmCuda, FewProductsOfAnyFormat) {
+  on_cuda(CudaGemm::by_rows, [] {
+    constexpr int64_t kK = 1056, kN = 70, kRank = 20;
+    const TestMatrix x(DType::bf16, 17, kK, 0), s(DType::bf16, 17, kRank, 0);
+    const TestWeight lora(Format::f32, kN, kRank, {.scale = 2});
+    for (const Format format : {Format::f32, Format::bf16, Format::int8, Format::q4_0, Format::nf4}) {
+      SCOPED_TRACE(static_cast<int>(format));
+      const TestWeight w(format, kN, kK, {});
+      const auto run = [&](int64_t count, size_t of_terms, TestMatrix& y) {
+        const GemmTerm terms[] = {{x.view().row_range(0, count), w.view()},
+                                  {s.view().row_range(0, count), lora.view()}};
+        run_planned(1, [&](Exec& e) {
+          gemm_few_nt(e, "few", {terms, of_terms}, {}, y.view().row_range(0, count));
+        });
+        expect_near(y.view().row_range(0, count), gemm_ref<double>({terms, of_terms}, {}, count, kN, true),
+                    kK + kRank, "few");
+      };
+      for (const size_t terms : {1u, 2u}) {
+        TestMatrix all(DType::f32, 17, kN, 0), one(DType::f32, 17, kN, 0);
+        run(17, terms, all);
+        run(1, terms, one);
+        EXPECT_TRUE(same_row(all, one, 0));
+      }
+    }
+  });
 }
 
 TEST(GemmChoice, NamesItsBodies) {

@@ -3,7 +3,9 @@
 #include <array>
 #include <type_traits>
 #include <utility>
+
 #include "kernels/common/rows.h"
+#include "kernels/gemm/gemm_cuda.h"
 #include "kernels/gemm/gemm_few_args.h"
 
 #include "quant/codebook.h"
@@ -15,7 +17,7 @@ namespace qlora {
 
 void gemm_few_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
                  const Mat& y) {
-  if (e.on_cuda()) return gemm_nt(e, name, terms, epilogue, y);
+  if (e.on_cuda()) return gemm_on_cuda(e, name, {terms, epilogue, y, true, true});
   const GemmCall call{terms, epilogue, y, true};
   check_gemm(name, call);
   const GemmCost cost = gemm_cost(call);

@@ -11,7 +11,9 @@ namespace qlora {
 // gemm_nt's too, to the last bit; beside a bf16 x those of formats with block or row scales are not rounded
 // to bf16, which moves each by 2^-8 of itself at most. Sums are fp32, in an order that depends on shapes and
 // ISA alone: not on threads, not on M, not on how rows are split over calls. (Training never calls this:
-// there a row's bits are gemm_nt's.) On a CUDA device it is gemm_nt.
+// there a row's bits are gemm_nt's.) On a CUDA device weights are rounded as gemm_nt's are, and bf16 is
+// multiplied by the kernel that decodes as it multiplies, whatever the format (unless QLORA_GEMM says
+// otherwise, gemm_choice.h): a row's bits are its own there among up to kFewRows.
 void gemm_few_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
                  const Mat& y);
 

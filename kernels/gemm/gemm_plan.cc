@@ -51,7 +51,8 @@ GemmPlan plan_of(const GemmCall& call, int64_t rows) {
   GemmPlan plan;
   if (call.terms[0].x.dtype != DType::bf16) return plan;
   const CudaGemm choice = cuda_gemm();
-  if (for_fused(call) && (choice == CudaGemm::fused || (choice == CudaGemm::by_rows && rows <= kFewRows))) {
+  if ((call.few || for_fused(call)) &&
+      (choice == CudaGemm::fused || (choice == CudaGemm::by_rows && rows <= kFewRows))) {
     plan.on = GemmOn::fused;
     const int64_t splits = gemm_splits(call, rows);
     if (splits > 1) plan.sums = whole(splits * rows * call.y.cols * static_cast<int64_t>(sizeof(float)));

@@ -1,11 +1,24 @@
-// qlora-train on a CUDA device: the whole program, over an emulated card.
+// The programs on a CUDA device, whole, over an emulated card.
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <cstring>
+
+#include "tests/support/random_llama.h"
 #include "tests/support/temp_folder.h"
 #include "tests/tools/run_support.h"
+#include "tests/tools/text_model.h"
 
 namespace qlora::testing {
 namespace {
+
+// Some of the golden rows in a file of their own.
+std::string rows_of(const test::TempFolder& folder, size_t count) {
+  const std::vector<std::string> lines = lines_of(slurp(golden_rows()));
+  std::string text;
+  for (size_t i = 0; i < count; ++i) text += lines.at(i) + "\n";
+  return folder.write("some.jsonl", text);
+}
 
 // Emulation is slow: two short steps, two rows held out.
 Words on_card(const std::string& out, const Words& more) {
@@ -49,6 +62,126 @@ TEST(RunCuda, ABudgetThatDoesNotFitIsRefused) {
       run("emulated-qlora-train", on_card(scratch / "out", {"--device", "cuda", "--memory", "20MiB"}));
   EXPECT_EQ(e.code, 4);
   EXPECT_NE(e.err.find("on the CUDA device"), std::string::npos) << e.err;
+}
+
+// The numbers that qlora-eval prints, and the logits that it writes.
+TEST(RunCuda, EvaluatesOnTheCard) {
+  const test::TempFolder scratch;
+  const auto evaluated = [&](const std::string& program, const std::string& logits, const Words& more) {
+    Words words = {"--model", golden_model(),    "--dataset", rows_of(scratch, 3), "--logits",
+                   logits,    "--compute-dtype", "fp32",      "--threads",         "1",
+                   "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    return run(program, words);
+  };
+  const std::string there = scratch / "there.safetensors", here = scratch / "here.safetensors";
+  const Ended cpu = evaluated("qlora-eval", here, {});
+  // auto finds the card, and a line says so.
+  const Ended card = evaluated("emulated-qlora-eval", there, {});
+  ASSERT_EQ(cpu.code, 0) << cpu.err;
+  ASSERT_EQ(card.code, 0) << card.err;
+  EXPECT_NE(card.err.find("device   cuda:0, emulated, sm_80"), std::string::npos) << card.err;
+  const Json want = Json::parse(cpu.out), got = Json::parse(card.out);
+  EXPECT_EQ(got["tokens"], want["tokens"]);
+  // The golden tests' bounds (tests/train/llama_test.cc) on a loss and a logit.
+  EXPECT_NEAR(got["loss"].get<double>() / want["loss"].get<double>(), 1, 2e-6);
+  const std::string a = slurp(here), b = slurp(there);
+  ASSERT_EQ(a.size(), b.size());
+  uint64_t header = 0;
+  std::memcpy(&header, a.data(), sizeof header);
+  ASSERT_EQ(a.substr(0, 8 + header), b.substr(0, 8 + header));
+  double most = 0, off = 0;
+  const Json tensors = Json::parse(a.substr(8, header));
+  for (const auto& [name, tensor] : tensors.items()) {
+    if (name.rfind("logits.", 0) != 0) continue;
+    for (uint64_t at = tensor["data_offsets"][0]; at < tensor["data_offsets"][1].get<uint64_t>(); at += 4) {
+      float x = 0, y = 0;
+      std::memcpy(&x, a.data() + 8 + header + at, 4);
+      std::memcpy(&y, b.data() + 8 + header + at, 4);
+      most = std::max<double>(most, std::abs(x));
+      off = std::max<double>(off, std::abs(x - y));
+    }
+  }
+  EXPECT_GT(most, 0);
+  EXPECT_LE(off, 2 * 2e-5 * most);
+}
+
+// A text of qlora-generate, drawn: one seed, one text, alone or among rows; near enough to the CPU's in fp32
+// to draw the same.
+TEST(RunCuda, GeneratesOnTheCard) {
+  const test::TempFolder model, scratch;
+  tools::write_model(model);
+  const auto text = [&](const std::string& program, const Words& more) {
+    Words words = {"--model", model.path(), "--max-new-tokens", "3",    "--temperature", "2",
+                   "--seed",  "5",          "--compute-dtype",  "fp32", "--threads",     "1",
+                   "--json"};
+    words.insert(words.end(), more.begin(), more.end());
+    const Ended e = run(program, words);
+    EXPECT_EQ(e.code, 0) << e.err;
+    return e.code == 0 ? Json::parse(e.out) : Json();
+  };
+  const Words raw = {"--prompt", "ab", "--raw"};
+  const Json here = text("qlora-generate", raw), there = text("emulated-qlora-generate", raw);
+  EXPECT_EQ(there["text"], here["text"]);
+  EXPECT_EQ(there["tokens"], 3);
+  const Words rows = {"--dataset",
+                      scratch.write("rows.jsonl", "{\"prompt\": \"ab\"}\n{\"prompt\": \"abc\"}\n")};
+  const Json both = text("emulated-qlora-generate", rows), too = text("qlora-generate", rows);
+  EXPECT_EQ(both["completions"], too["completions"]);
+  EXPECT_EQ(both["completions"][0]["completion"], there["text"]);
+}
+
+TEST(RunCuda, WithoutSuchACardItIsOneLine) {
+  const Words model = {"--model", golden_model(), "--device"};
+  const auto refused = [&](const std::string& program, Words words, const char* device, const char* what) {
+    words.insert(words.begin(), model.begin(), model.end());
+    words.insert(words.begin() + 3, device);
+    const Ended e = run(program, words);
+    EXPECT_EQ(e.code, 2) << program;
+    EXPECT_EQ(lines_of(e.err).size(), 1u) << e.err;
+    EXPECT_NE(e.err.find(what), std::string::npos) << e.err;
+  };
+  const Words eval = {"--dataset", golden_rows()}, generate = {"--prompt", "a", "--raw"};
+  refused("emulated-qlora-eval", eval, "cuda:3", "give one of these");
+  refused("emulated-qlora-generate", generate, "cuda:3", "give one of these");
+  // The programs as this build has them: without CUDA, or without so many cards.
+  refused("qlora-eval", eval, "cuda:99", "; give ");
+  refused("qlora-generate", generate, "cuda:99", "; give ");
+}
+
+// A report's samples are answered where it was trained.
+TEST(RunCuda, AReportsSamples) {
+  const test::TempFolder model, scratch;
+  test::write_random_llama(model.path(), {1, 32, 32, 1, 1, 272, true}, .2f);
+  tools::write_tokenizer(model);
+  const std::string data = scratch.write("rows.jsonl", R"({"prompt": "ab", "completion": "xab"})"),
+                    out = scratch / "out";
+  const Ended e = run("emulated-qlora-train", {"--model",
+                                               model.path(),
+                                               "--dataset",
+                                               data,
+                                               "--eval-dataset",
+                                               data,
+                                               "--output-dir",
+                                               out,
+                                               "--max-steps",
+                                               "1",
+                                               "--per-device-train-batch-size",
+                                               "1",
+                                               "--gradient-accumulation-steps",
+                                               "1",
+                                               "--lora-r",
+                                               "4",
+                                               "--threads",
+                                               "1",
+                                               "--report-to",
+                                               "html",
+                                               "--device",
+                                               "cuda"});
+  ASSERT_EQ(e.code, 0) << e.err;
+  EXPECT_EQ(e.out.find("without samples"), std::string::npos) << e.out;
+  EXPECT_EQ(e.out.find("by the CPU"), std::string::npos) << e.out;
+  EXPECT_NE(slurp(out + "/report.html").find("xab"), std::string::npos);
 }
 
 }  // namespace

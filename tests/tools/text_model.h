@@ -95,13 +95,13 @@ inline Ended run_program(const Table& (*table)(), int (*program)(Options&), std:
   close(file);
   clearerr(stdin);
   std::cin.clear();
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   Ended ended;
   ended.code =
       run_tool(static_cast<int>(argv.size()), argv.data(), table, {[] { return "any"; }, ""}, program);
-  ended.out = testing::internal::GetCapturedStdout();
-  ended.err = testing::internal::GetCapturedStderr();
+  ended.out = ::testing::internal::GetCapturedStdout();
+  ended.err = ::testing::internal::GetCapturedStderr();
   dup2(kept, 0);
   close(kept);
   return ended;

@@ -79,7 +79,7 @@ std::vector<Answer> answer(const std::shared_ptr<const Model>& model, const Toke
   const ModelDesc& desc = model->desc();
   const int64_t room = std::min(static_cast<int64_t>(longest) + o.max_new, desc.max_positions);
   Generator generator(model, o.numerics, adapter.view(),
-                      {slots_for(desc, prompts.size(), room, o.numerics.compute), room, o.few}, o.threads);
+                      {slots_for(desc, prompts.size(), room, o.numerics.compute), room, o.few}, o.device);
 
   const auto add = [&](size_t i, const std::string& part) {
     answers[i].text += part;

@@ -23,7 +23,7 @@ struct AnswerOptions {
   int64_t max_new = 256;
   uint64_t seed = 42;
   Numerics numerics;
-  int threads = 1;
+  RunDevice device = 1;
   bool few = false;  // as in Generator::Limits
 };
 

@@ -1,3 +1,4 @@
+#include "memory/cuda/start.h"
 #include "tools/common/generate_modes.h"
 #include "tools/common/threads.h"
 
@@ -31,14 +32,13 @@ void check_mode(const Options& options) {
 
 int generate(Options& options) {
   check_mode(options);
-  require_cpu(options);
+  require_device(options);
   Screen screen({2, options.get<bool>("quiet"), options.get<bool>("verbose")});
   Base base = open_base(options);
   const int threads = thread_count(options);
   BaseLoading loading(base, threads, {});
   TextTools text = open_text(base.source.path, options.find<std::string>("chat-template"));
   AnswerOptions answers = answer_options(options, base, text, screen);
-  answers.threads = threads;
 
   std::vector<NamedAdapter> adapters;
   for (const std::string& name : options.get<std::vector<std::string>>("adapter"))
@@ -46,6 +46,8 @@ int generate(Options& options) {
   if (adapters.empty()) adapters.push_back({"none", {}});
 
   std::shared_ptr<const Model> model = loading.model();
+  answers.device = run_device(options, *model, threads);
+  if (cuda::runtime_version() != 0) screen.detail("device   " + device_text(answers.device.device));
   GenerateSession session{options,           screen,           std::move(base),
                           std::move(text),   std::move(model), std::move(adapters),
                           std::move(answers)};

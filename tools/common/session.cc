@@ -137,10 +137,23 @@ Device device_of(const Options& options) {
   return card ? Device{DeviceKind::cuda, name.index} : Device{};
 }
 
-void require_cpu(const Options& options) {
-  if (parse_device(options.get<std::string>("device"))->which == DeviceName::Which::cuda)
-    fail(Category::usage, options.origin("device"),
-         ": this program computes on the CPU alone so far; leave the option out");
+void require_device(const Options& options) {
+  if (const Device d = device_of(options); d.kind == DeviceKind::cuda) cuda::require_device(d.index);
+}
+
+RunDevice run_device(const Options& options, const Model& model, int threads) {
+  const Device d = device_of(options);
+  if (d.kind != DeviceKind::cuda) return threads;
+  return RunDevice::with_copy(d.index, model, numerics_of(options).compute, threads);
+}
+
+std::string device_text(const Device& device) {
+  const cuda::Found found = cuda::find(device.index);
+  if (device.kind == DeviceKind::cuda && found.name.empty()) return cat("cuda:", device.index);
+  if (device.kind == DeviceKind::cuda)
+    return cat("cuda:", device.index, ", ", found.name, ", sm_", found.major, found.minor);
+  const std::string why = cuda::refusal(found, 0);
+  return why.empty() ? "cpu" : "cpu; " + why;
 }
 
 Adapter open_adapter(const std::optional<std::string>& folder, const ModelDesc& desc) {

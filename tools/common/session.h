@@ -10,6 +10,7 @@
 #include "model/adapter.h"
 #include "model/decoder.h"
 #include "model/io/peft.h"
+#include "model/run_device.h"
 #include "model/text/chat_template.h"
 #include "model/text/tokenizer.h"
 #include "model/weights.h"
@@ -75,8 +76,12 @@ Numerics numerics_of(const Options& options);
 
 // The device that --device names; auto takes the first CUDA card where it can run this program, else the CPU.
 Device device_of(const Options& options);
-// For programs that run on the CPU alone: Category::usage when --device names a card.
-void require_cpu(const Options& options);
+// Before anything is opened: Category::usage when nothing can run on the card that --device names.
+void require_device(const Options& options);
+// That device for passes that train nothing; a card gets a copy of the weights.
+RunDevice run_device(const Options& options, const Model& model, int threads);
+// The device as a run shows it: a card's name and architecture; of the CPU, why no card is taken.
+std::string device_text(const Device& device);
 
 // A PEFT folder's branches on a model.
 struct Adapter {

@@ -100,15 +100,6 @@ std::string arithmetic_of(const Device& device) {
              gemm_algorithms().empty() ? "" : ", algorithms " + gemm_algorithms().hash());
 }
 
-std::string device_text(const Device& device) {
-  const cuda::Found found = cuda::find(device.index);
-  if (device.kind == DeviceKind::cuda && found.name.empty()) return cat("cuda:", device.index);
-  if (device.kind == DeviceKind::cuda)
-    return cat("cuda:", device.index, ", ", found.name, ", sm_", found.major, found.minor);
-  const std::string why = cuda::refusal(found, 0);
-  return why.empty() ? "cpu" : "cpu; " + why;
-}
-
 TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads) {
   const ReadOptions reading = read_options(options, threads);
   TrainData d{open_rows(options, single_dataset(options, "dataset")), {}, {}, {}};

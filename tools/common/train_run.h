@@ -40,9 +40,6 @@ EngineOptions engine_options(const Options& options, int threads, const BatchMax
 // What computes, as a checkpoint names it: an instruction set, or the architecture of a card.
 std::string arithmetic_of(const Device& device);
 
-// The device as a run shows it: a card's name and architecture; of the CPU, why no card is taken.
-std::string device_text(const Device& device);
-
 // Refuses what is known and not built, in one line each.
 void refuse_unbuilt(const Options& options);
 // Records what automatic settings came to, so that config.yaml reruns the run.
