@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "kernels/common/isa.h"
+#include "kernels/cuda/cublaslt.h"
 #include "kernels/gemm/gemm_choice.h"
 #include "memory/cuda/host.h"
 #include "memory/cuda/start.h"
@@ -91,13 +92,16 @@ void refuse_unbuilt(const Options& options) {
          ": belongs to CUDA runs; give --device cuda with it, or --memory for the CPU");
 }
 
-std::string arithmetic_of(const Device& device) {
+std::string arithmetic_of(const Device& device, DType compute) {
   if (device.kind != DeviceKind::cuda) return name_of(active_isa());
   const cuda::Found card = cuda::find(device.index);
+  std::string text = cat("cuda sm_", card.major, card.minor);
   // Products of bf16 hang on who multiplies, too.
-  const char* const gemm = std::getenv("QLORA_GEMM");
-  return cat("cuda sm_", card.major, card.minor, gemm == nullptr ? "" : cat(", QLORA_GEMM=", gemm),
-             gemm_algorithms().empty() ? "" : ", algorithms " + gemm_algorithms().hash());
+  if (compute != DType::bf16) return text;
+  if (const char* const gemm = std::getenv("QLORA_GEMM")) text += cat(", QLORA_GEMM=", gemm);
+  if (cuda_gemm() == CudaGemm::own) return text;
+  text += cat(", cuBLASLt ", cuda::matmul_library(device.index), " on ", card.name);
+  return gemm_algorithms().empty() ? text : text + ", algorithms " + gemm_algorithms().hash();
 }
 
 TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads) {
@@ -271,7 +275,7 @@ void settle(Options& options, const Base& base) {
 RunIdentity identity_of(const Options& options, const std::string& base, const TrainData& data) {
   RunIdentity id = {{"base", base},
                     {"data", data.train.sha256.empty() ? data.rows.sha256() : data.train.sha256},
-                    {"isa", arithmetic_of(device_of(options))}};
+                    {"isa", arithmetic_of(device_of(options), numerics_of(options).compute)}};
   if (data.eval_rows) id.emplace_back("eval data", data.eval_rows->sha256());
   for (const Setting& s : options.settings_in_force()) {
     if (std::find(kMayChange.begin(), kMayChange.end(), s.name) != kMayChange.end()) continue;

@@ -37,8 +37,9 @@ TrainerOptions trainer_options(const Options& options, int64_t total_steps);
 EngineOptions engine_options(const Options& options, int threads, const BatchMaxima& train,
                              const BatchMaxima& eval, int64_t total_steps);
 
-// What computes, as a checkpoint names it: an instruction set, or the architecture of a card.
-std::string arithmetic_of(const Device& device);
+// What computes, as a checkpoint names it: an instruction set, or the architecture of a card, and in bf16 the
+// library that multiplies there, its version and the GPU that it picks algorithms for.
+std::string arithmetic_of(const Device& device, DType compute);
 
 // Refuses what is known and not built, in one line each.
 void refuse_unbuilt(const Options& options);
