@@ -200,14 +200,23 @@ class Sweep(unittest.TestCase):
 class Race(unittest.TestCase):
     def test_marks(self):
         def run(tokens, rows, start):
-            return {"tokens_per_second": tokens, "rows_per_second": rows, "first_step": start, "peak_bytes": 2**30}
+            rates = {"tokens_per_second": tokens, "rows_per_second": rows}
+            return {**rates, "first_step": start, "first_step_length": 1.2, "peak_bytes": 2**30}
 
         text = argparse.Namespace(rows="text", memory=None)
         short = argparse.Namespace(rows="short", memory=None)
         tight = argparse.Namespace(rows="text", memory="680MiB")
         ours, peers = [run(30, 3, 0.3)] * 3, [run(10, 2, 4.0)]
         good = [[g for g, _ in race.marks_of(o, ours, peers, "p")] for o in (text, short, tight)]
-        self.assertEqual(good, [[False, True, True], [False, True], [True, True, True]])
+        self.assertEqual(good, [[False, True, True, False], [False, True], [True, True, True, False]])
+
+
+    def test_the_share_of_the_peak_is_of_the_better_measurement(self):
+        one = values_with(1e12)["roofs"]["2"]
+        other = {**one, "flops": {"bf16 tiles": 2e12, "fp32, 16 lanes": 1e11}}
+        best = roofs.better(one, other)
+        self.assertEqual(best["flops"], {"bf16 tiles": 2e12, "fp32, 16 lanes": 2.5e11})
+        self.assertEqual(best["peak"], 2e12)
 
 
 class Ops(unittest.TestCase):

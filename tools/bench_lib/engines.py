@@ -96,6 +96,7 @@ def ours(options, base, data, run, before=()):
         "rows_per_second": (len(lines) - 1) * run["batch"] / seconds,
         "median_step": statistics.median(steps),  # tokens/s too
         "first_step": first - lines[0]["seconds"],
+        "first_step_length": lines[0]["seconds"] / (seconds / (len(lines) - 1)),  # in steady steps
         "peak_bytes": peak,
         "cpu_seconds": 1000 * processor / lines[-1]["tokens"],  # with its start, which is short
         "losses": [line["loss"] for line in lines],

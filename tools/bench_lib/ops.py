@@ -83,9 +83,7 @@ def ops(options):
     before = roofs.measure(options, threads)
     found = kernels(options, threads, options.filter)
     theirs = roofs.products(threads)
-    after = roofs.measure(options, threads)
-    best = {**before, "flops": {k: max(v, after["flops"][k]) for k, v in before["flops"].items()}}
-    best["peak"] = max(best["flops"].values())
+    best = roofs.better(before, roofs.measure(options, threads))
     table = docs.table(["op", "ms", "rate", "share"], [row_of(one) for one in found])
     marks = [roofs.verdict(best, theirs), *marks_of(found), avx2(options, threads)]
     print(*roofs.lines_of(best), "", table, "", sep="\n")

@@ -6,7 +6,7 @@ import os
 import statistics
 import sys
 
-from bench_lib import docs, engines
+from bench_lib import docs, engines, flops, roofs
 from bench_lib.engines import place
 
 # The peer's variants: over long rows as its users run it, over short ones as one who cares would write it.
@@ -14,7 +14,7 @@ VARIANTS = {
     "text": [{"dtype": d, "recompute": r} for r in (False, True) for d in ("bf16", "fp32")],
     "short": [{"dtype": d, "dense": True} for d in ("fp32", "bf16")],
 }
-START, MOST_MIB = 0.5, 1540
+START, LENGTH, MOST_MIB, PEAK = 0.5, 1.1, 1540, 0.65
 
 
 def median(runs, what):
@@ -22,7 +22,7 @@ def median(runs, what):
 
 
 def marks_of(options, ours, peers, name):
-    """(good, line) for each mark that holds for this race."""
+    """(good, line) for each mark that the runs tell."""
     # The same rows; but ours have a token more, the template's end of line behind the answer.
     unit = "rows_per_second" if options.rows == "short" else "tokens_per_second"
     speed, theirs = median(ours, unit), median(peers, unit)
@@ -43,6 +43,7 @@ def marks_of(options, ours, peers, name):
                 f"the peer's {max(run['peak_bytes'] for run in peers) / 2**20:.0f}",
             )
         )
+    length = median(ours, "first_step_length")
     marks.append(
         (
             start <= START,
@@ -50,7 +51,19 @@ def marks_of(options, ours, peers, name):
             f"the peer's after {median(peers, 'first_step'):.1f}",
         )
     )
+    if options.rows == "text":  # short rows' steps are not alike
+        marks.append((length <= LENGTH, f"the first step is as long as {length:.2f} others, {LENGTH} wanted"))
     return marks
+
+
+def peak_marks(options, before, after, speed, config):
+    """(good, line) of the step's share of the machine's peak, and of the peak itself."""
+    best = roofs.better(before, after)
+    share = speed * flops.per_token(config, options.sequence) / best["peak"]
+    return [
+        (share >= PEAK, f"{100 * share:.0f} % of the peak of {best['peak'] / 1e9:,.0f} GFLOP/s, {100 * PEAK:.0f} wanted"),
+        roofs.verdict(best, roofs.products(options.threads)),
+    ]
 
 
 def table_of(results):
@@ -99,6 +112,8 @@ def race(options):
     run = {name: getattr(options, name) for name in ("rows", "sequence", "batch", "steps", "threads")}
     mine = {**run, "dtype": options.compute_dtype, "memory": options.memory}
     ours, tried = [], []
+    share = options.rows == "text" and not options.memory and roofs.can_measure(options)
+    before = roofs.measure(options, options.threads) if share else None
     say("round 1")
     ours.append(engines.ours(options, nf4, data, mine))
     show(f"qlora, {options.compute_dtype}", ours[0])
@@ -118,6 +133,10 @@ def race(options):
     end = os.getloadavg()[0]
     say(f"medians of {options.rounds}, load {end:.1f} at the end")
     marks = marks_of(options, ours, peers, name)
+    if share:
+        config = json.loads((nf4 / "config.json").read_text(encoding="utf-8"))
+        after = roofs.measure(options, options.threads)
+        marks += peak_marks(options, before, after, median(ours, "tokens_per_second"), config)
     for good, line in marks:
         say("  ok     " if good else "  missed ", line)
     ratio = median(ours, "rows_per_second") / median(peers, "rows_per_second")

@@ -24,6 +24,17 @@ def program(options, name):
     return str(path)
 
 
+def can_measure(options):
+    return (options.bin.parent / "CMakeCache.txt").is_file() or (options.bin / "roofs").is_file()
+
+
+def better(one, other):
+    """Both of one machine and as many threads: a clock is not the same all day."""
+    flops = {name: max(flops, other["flops"][name]) for name, flops in one["flops"].items()}
+    read = max(one["read_bytes"], other["read_bytes"])
+    return {**one, "flops": flops, "peak": max(flops.values()), "read_bytes": read}
+
+
 def measure(options, threads):
     """{threads, isa, flops: {arithmetic: FLOP/s}, fastest, peak, read_bytes}"""
     done = subprocess.run(

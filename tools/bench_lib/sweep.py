@@ -58,6 +58,8 @@ class Results:
             old = json.loads(path.read_text(encoding="utf-8"))
             if old.get("program") == program:
                 self.values = old
+            else:
+                print(f"{path}: of another build of qlora-train; measured anew")
 
     def get(self, run):
         return self.values["runs"].get(key_of(run))
@@ -95,12 +97,8 @@ def sweep(options):
     values["begun"] = values["begun"] or docs.today()
     values["load"].append(round(os.getloadavg()[0], 1))
     values["machine"], values["config"], values["options"] = engines.machine(), config, sys.argv[1:]
-    for threads in sorted({1, options.threads}):
-        values.setdefault("roofs", {})[str(threads)] = measured = roofs.measure(options, threads)
-        good, line = roofs.verdict(measured, roofs.products(threads))
-        values.setdefault("verdicts", {})[str(threads)] = [good, line]
-        print(line, flush=True)
-    results.save()
+    counts = sorted({1, options.threads})
+    before = {threads: roofs.measure(options, threads) for threads in counts}
     begun, left_out, done = time.monotonic(), [], []
     runs = plan(options)
     done = [(run, results.get(run)) for run in runs if results.get(run)]
@@ -121,6 +119,11 @@ def sweep(options):
             flush=True,
         )
     values["load"].append(round(os.getloadavg()[0], 1))
+    for threads in counts:
+        theirs = roofs.products(threads)
+        best = roofs.better(before[threads], roofs.measure(options, threads))
+        values.setdefault("roofs", {})[str(threads)] = best
+        values.setdefault("verdicts", {})[str(threads)] = roofs.verdict(best, theirs)
     results.save()
     return sweep_report.report(options, values, done, left_out)
 
