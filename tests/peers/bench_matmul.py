@@ -18,13 +18,17 @@ torch.set_num_threads(options.threads)
 m, n, k = options.size
 
 
+# Alone a thread has a clock of its own, on which other programs cost nothing.
+now = time.process_time if options.threads == 1 else time.perf_counter
+
+
 def rate(product):
     product()
     best = float("inf")
     for _ in range(options.runs):
-        began = time.perf_counter()
+        began = now()
         product()
-        best = min(best, time.perf_counter() - began)
+        best = min(best, now() - began)
     return 2 * m * n * k / best
 
 
