@@ -175,7 +175,7 @@ double read_bandwidth(int threads) {
   Arena arena(beyond_caches());
   arena.touch();
   const auto* const floats = reinterpret_cast<const float*>(arena.data());
-  const int64_t each = static_cast<int64_t>(arena.bytes() / sizeof(float)) / threads / 128 * 128;
+  const int64_t each = static_cast<int64_t>(arena.bytes() / sizeof(float)) / threads / 256 * 256;
   const auto read = QLORA_PICK(read_sum);
   const double seconds = least_seconds(e, kRuns, [&](int64_t thread) {
     [[maybe_unused]] const volatile float used = read(floats + thread * each, each);
