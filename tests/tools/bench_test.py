@@ -89,6 +89,10 @@ class Docs(unittest.TestCase):
         for name in ("race-text", "race-short", "sweep", "ops", "op-share"):
             self.assertIsNotNone(docs.replaced(text, name, "new"), name)
 
+    def test_the_command_says_nothing_of_this_machine(self):
+        words = "--sweep --gguf /a --bin=/b --budget 9 --write-docs --work /c".split()
+        self.assertEqual(docs.command(words), "tools/bench --sweep --budget 9")
+
     def test_table(self):
         self.assertEqual(docs.table(["", "b"], [["x", 1]]), "| | b |\n| --- | --- |\n| x | 1 |")
 
@@ -210,6 +214,12 @@ class Race(unittest.TestCase):
         good = [[g for g, _ in race.marks_of(o, ours, peers, "p")] for o in (text, short, tight)]
         self.assertEqual(good, [[False, True, True, False], [False, True], [True, True, True, False]])
 
+
+    def test_table(self):
+        run = {"tokens_per_second": 1000.0, "cpu_seconds": 1.0, "first_step": 0.3, "peak_bytes": 2**30}
+        text = race.table_of({"qlora": [run, {**run, "tokens_per_second": 3000.0}], "peer": [run]})
+        self.assertIn("| qlora (median of 2: 1,000.0, 3,000.0) | 2,000.0 | 1.00 | 1,024 MiB | 0.30 s |", text)
+        self.assertIn("| peer (once) | 1,000.0 |", text)
 
     def test_the_share_of_the_peak_is_of_the_better_measurement(self):
         one = values_with(1e12)["roofs"]["2"]

@@ -18,8 +18,15 @@ def marks(told):
     return "\n".join(f"- {'met' if good else 'missed'}: {line}" for good, line in told)
 
 
-def command():
-    return " ".join(["tools/bench", *(word for word in sys.argv[1:] if word != "--write-docs")])
+def command(words=None):
+    """The command line, without what says where things lie on this machine."""
+    words = list(sys.argv[1:] if words is None else words)
+    for name, takes in (("--write-docs", 0), ("--json", 0), ("--again", 0), ("--gguf", 1), ("--bin", 1), ("--work", 1)):
+        while name in words:
+            at = words.index(name)
+            del words[at : at + 1 + takes]
+        words = [word for word in words if not word.startswith(name + "=")]
+    return " ".join(["tools/bench", *words])
 
 
 def today():
