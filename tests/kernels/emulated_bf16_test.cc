@@ -16,7 +16,7 @@
 #include "quant/codebook.h"
 #include "tests/support/tensor.h"
 
-// The instructions that tests/amx emulates against the CPU's own: whole bodies, on the same operands, and
+// The instructions that tests/isas emulates against the CPU's own: whole bodies, on the same operands, and
 // each instruction on any bits.
 
 #define QLORA_BODY "tests/kernels/emulated_bf16_cpu.inl"
@@ -34,7 +34,7 @@ namespace qlora::real_dots {
 }  // namespace qlora::real_dots
 #pragma GCC pop_options
 
-#include "tests/amx/emulator.h"
+#include "tests/isas/emulator.h"
 
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,prefer-vector-width=512")

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "kernels/dropout/dropout_ref.h"
 #include "tests/support/run_op.h"
@@ -128,10 +129,21 @@ void expect_close(const Values& got, const Values& want, const Values& magnitude
     ASSERT_LE(std::abs(got[i] - want[i]), relative * magnitude[i]) << what << " " << i;
 }
 
-class LoraLinear : public ::testing::TestWithParam<std::tuple<float, DType, bool>> {};
+// On every instruction set.
+class LoraLinear : public ::testing::TestWithParam<std::tuple<float, DType, bool, Isa>> {
+ protected:
+  void SetUp() override {
+    const Isa isa = std::get<Isa>(GetParam());
+    if (!supported(isa)) GTEST_SKIP() << "this CPU has no " << name_of(isa);
+    with_.emplace(isa);
+  }
+
+ private:
+  std::optional<testing::WithIsa> with_;
+};
 
 TEST_P(LoraLinear, AgreesWithItsDefinition) {
-  const auto [p, t, with_dx] = GetParam();
+  const auto [p, t, with_dx, isa] = GetParam();
   const Inputs in = inputs(p, t);
   const Outputs want = definition(in), magnitude = definition(absolute(in));
 
@@ -189,11 +201,13 @@ TEST_P(LoraLinear, AgreesWithItsDefinition) {
 
 INSTANTIATE_TEST_SUITE_P(Cases, LoraLinear,
                          ::testing::Combine(::testing::Values(0.f, .4f),
-                                            ::testing::Values(DType::f32, DType::bf16), ::testing::Bool()),
+                                            ::testing::Values(DType::f32, DType::bf16), ::testing::Bool(),
+                                            ::testing::ValuesIn(kIsas)),
                          [](const auto& info) {
                            return std::string(std::get<0>(info.param) > 0 ? "dropout" : "whole") +
                                   (std::get<1>(info.param) == DType::f32 ? "_fp32" : "_bf16") +
-                                  (std::get<2>(info.param) ? "" : "_without_dx");
+                                  (std::get<2>(info.param) ? "" : "_without_dx") + "_" +
+                                  name_of(std::get<Isa>(info.param));
                          });
 
 }  // namespace

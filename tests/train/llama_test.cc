@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <optional>
+#include <tuple>
 
 #include "tests/support/golden_tensors.h"
+#include "tests/support/tensor.h"
 #include "tests/train/llama_fixture.h"
 #include "train/schedule.h"
 
@@ -66,10 +69,15 @@ const Case kCases[] = {
      bf16_bounds()},
 };
 
-class LlamaTest : public ::testing::TestWithParam<Case> {
+// On every instruction set.
+class LlamaTest : public ::testing::TestWithParam<std::tuple<Case, Isa>> {
  protected:
+  static const Case& model_case() { return std::get<Case>(GetParam()); }
   void SetUp() override {
-    const Case& c = GetParam();
+    const Isa isa = std::get<Isa>(GetParam());
+    if (!supported(isa)) GTEST_SKIP() << "this CPU has no " << name_of(isa);
+    with_isa.emplace(isa);
+    const Case& c = model_case();
     BaseSpec spec;
     if (c.quantize) spec.quantize = QuantizedSpec{};
     model = load_golden(c.folder, spec);
@@ -107,6 +115,7 @@ class LlamaTest : public ::testing::TestWithParam<Case> {
   }
   std::vector<double> want(const std::string& key) const { return expected->f64(key); }
 
+  std::optional<WithIsa> with_isa;
   std::shared_ptr<const Model> model;
   std::string root;
   std::unique_ptr<golden::Tensors> expected;
@@ -114,8 +123,8 @@ class LlamaTest : public ::testing::TestWithParam<Case> {
 };
 
 TEST_P(LlamaTest, LogitsAndHiddenStates) {
-  const Bounds& bound = GetParam().bounds;
-  const GoldenAdapter adapter(model->desc(), GetParam().root + std::string("/adapter"));
+  const Bounds& bound = model_case().bounds;
+  const GoldenAdapter adapter(model->desc(), model_case().root + std::string("/adapter"));
   for (size_t row = 0; row < 3; ++row) {
     std::vector<std::vector<float>> hidden;
     const std::string n = std::to_string(row);
@@ -148,8 +157,8 @@ std::unique_ptr<Engine> engine_of(const std::shared_ptr<const Model>& model, Num
 }
 
 TEST_P(LlamaTest, LossAndGradients) {
-  const Bounds& bound = GetParam().bounds;
-  const GoldenAdapter adapter(model->desc(), GetParam().root + std::string("/adapter"));
+  const Bounds& bound = model_case().bounds;
+  const GoldenAdapter adapter(model->desc(), model_case().root + std::string("/adapter"));
   const Batch b = batch_of(root + "/docs.jsonl", {0, 1, 2});
   const double scale = 1.0 / static_cast<double>(b.loss_rows.size());
   std::vector<float> stored;
@@ -176,7 +185,7 @@ double distance(const std::vector<double>& got, const std::vector<double>& want)
 }
 
 TEST_P(LlamaTest, TenSteps) {
-  const Case& c = GetParam();
+  const Case& c = model_case();
   const GoldenAdapter start(model->desc(), c.root + std::string("/adapter"));
   std::vector<Batch> batches;
   for (size_t s = 0; s < 10; ++s) batches.push_back(batch_of(root + "/train.jsonl", {2 * s, 2 * s + 1}));
@@ -218,8 +227,12 @@ TEST_P(LlamaTest, TenSteps) {
             c.bounds.final);
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, LlamaTest, ::testing::ValuesIn(kCases),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(Models, LlamaTest,
+                         ::testing::Combine(::testing::ValuesIn(kCases), ::testing::ValuesIn(kIsas)),
+                         [](const auto& info) {
+                           return cat(std::get<Case>(info.param).name, "_",
+                                      name_of(std::get<Isa>(info.param)));
+                         });
 
 }  // namespace
 }  // namespace qlora::testing

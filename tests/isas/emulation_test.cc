@@ -2,7 +2,7 @@
 
 #include "kernels/common/cpu_facts.h"
 #include "kernels/gemm/gemm_test_data.h"
-#include "tests/amx/emulator.h"
+#include "tests/isas/emulator.h"
 #include "tests/support/run_op.h"
 #include "tests/support/tensor.h"
 
