@@ -28,11 +28,21 @@ Generator::Generator(std::shared_ptr<const Model> model, Numerics numerics, cons
                      const Limits& limits, const RunDevice& on)
     : on_(on),
       decoder_(std::move(model), numerics, {limits.longest, limits.slots, limits.longest, 0}),
-      adapter_(adapter),
-      limits_(limits) {
+      limits_(limits),
+      adapter_(adapter) {
   check(limits.slots > 0 && limits.longest > 0, "a generator without slots or length");
   limits_.few |= on.on_card();
   plan();
+}
+
+std::unique_ptr<Generator> Generator::fitting(const std::shared_ptr<const Model>& model, Numerics numerics,
+                                              const AdapterView& adapter, Limits limits,
+                                              const RunDevice& on) {
+  for (;; limits.slots = (limits.slots + 1) / 2) {
+    auto generator = std::make_unique<Generator>(model, numerics, adapter, limits, on);
+    const bool fits = !on.on_card() || generator->bytes() <= cuda::device_info(on.device.index).free_bytes;
+    if (fits || limits.slots == 1) return generator;
+  }
 }
 
 int64_t Generator::most_rows() const {
@@ -85,6 +95,11 @@ std::span<const KvCache> Generator::caches_of(int slot) {
 void Generator::plan() {
   {
     Exec e = Exec::rehearsal(on_.threads, on_.device);
+    // State lives on: what is freed here, whatever happens, is only the rehearsal's handle on it.
+    const struct Forgets {
+      Generator& of;
+      ~Forgets() { of.forget_state(); }
+    } forgets{*this};
     {
       Phase phase(e, state_);
       allocate_state(e);
@@ -102,7 +117,6 @@ void Generator::plan() {
     rehearse(prefill_trace_, rows, 1, static_cast<int32_t>(limits_.longest - rows), caches_of(0), false);
     rehearse(decode_trace_, limits_.slots, limits_.slots, static_cast<int32_t>(limits_.longest - 1), caches_,
              limits_.few);
-    forget_state();
   }
   memory_.plan(state_, {&prefill_trace_, &decode_trace_});
 }

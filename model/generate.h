@@ -37,6 +37,11 @@ class Generator {
   Generator(std::shared_ptr<const Model> model, Numerics numerics, const AdapterView& adapter,
             const Limits& limits, const RunDevice& on);
 
+  // With fewer slots where so many do not fit into what is free on a card (one is tried in any case): no
+  // answer hangs on it.
+  static std::unique_ptr<Generator> fitting(const std::shared_ptr<const Model>& model, Numerics numerics,
+                                            const AdapterView& adapter, Limits limits, const RunDevice& on);
+
   struct Request {
     std::vector<int32_t> prompt;  // at least one token
     int64_t max_new = 0;          // cut where prompt + answer would pass limits.longest
@@ -54,6 +59,7 @@ class Generator {
   // pinned.
   size_t bytes() const { return memory_.bytes() + decoder_.table_bytes(); }
   size_t host_bytes() const { return memory_.host_bytes(); }
+  int slots() const { return limits_.slots; }
   // Of bytes(): keys and values.
   size_t cache_bytes() const;
 
@@ -75,11 +81,12 @@ class Generator {
 
   RunDevice on_;
   Decoder decoder_;
-  RunAdapter adapter_;
   Limits limits_;
   Trace state_{"state"}, prefill_trace_{"prefill"}, decode_trace_{"decode"};
   RunMemory memory_;
   std::unique_ptr<Exec> exec_;  // null before the first run
+  // From here on with spans of the Exec's, which must outlive them.
+  RunAdapter adapter_;
   std::vector<Matrix> cache_memory_;
   std::vector<KvCache> caches_, slot_caches_;  // [block][slot]; one slot's
   Buffer tokens_;                              // ids and positions of a pass

@@ -113,11 +113,12 @@ Json answer(Run& r) {
     requests.push_back({std::move(q.prompt), max_new});
     wanted.push_back(std::move(q.wanted));
   }
-  Generator generator(r.model, numerics_of(r.options), r.adapter.view(),
-                      {std::min<int>(kSlots, static_cast<int>(requests.size())), longest}, r.device);
+  const auto generator =
+      Generator::fitting(r.model, numerics_of(r.options), r.adapter.view(),
+                         {std::min<int>(kSlots, static_cast<int>(requests.size())), longest}, r.device);
   int64_t made = 0;
   const auto answers =
-      generator.run(requests, {}, stop_ids(r.model->desc(), r.text), 0, [&](size_t, int32_t) {
+      generator->run(requests, {}, stop_ids(r.model->desc(), r.text), 0, [&](size_t, int32_t) {
         if (++made % 64 == 0) r.screen.progress({.what = "answering, token", .done = made});
         return true;
       });

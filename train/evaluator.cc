@@ -12,6 +12,11 @@ Evaluator::Evaluator(std::shared_ptr<const Model> model, Numerics numerics, cons
       adapter_(adapter) {
   {
     Exec e = Exec::rehearsal(on.threads, on.device);
+    // State lives on: what is freed here, whatever happens, is only the rehearsal's handle on it.
+    const struct Forgets {
+      Evaluator& of;
+      ~Forgets() { of.forget_state(); }
+    } forgets{*this};
     const LargestBatch batch(largest);
     {
       Phase phase(e, state_);
@@ -25,9 +30,6 @@ Evaluator::Evaluator(std::shared_ptr<const Model> model, Numerics numerics, cons
       Phase phase(e, logits_trace_);
       decoder_.for_logits(e, batch.view(), adapter_.view(), {});
     }
-    // State lives on: what is freed here is only the rehearsal's handle on it.
-    adapter_.forget();
-    slots_.forget();
   }
   memory_.plan(state_, {&loss_trace_, &logits_trace_});
   exec_ = memory_.reserve(on);
@@ -39,6 +41,11 @@ Evaluator::Evaluator(std::shared_ptr<const Model> model, Numerics numerics, cons
 void Evaluator::allocate_state(Exec& e) {
   adapter_.allocate(e);
   if (e.on_cuda()) slots_.allocate(e, largest_);
+}
+
+void Evaluator::forget_state() {
+  adapter_.forget();
+  slots_.forget();
 }
 
 TokenBatch Evaluator::view(const Batch& b) {

@@ -24,14 +24,16 @@ class Evaluator {
 
  private:
   void allocate_state(Exec& e);
+  void forget_state();
   TokenBatch view(const Batch& batch);
   RunDevice on_;
   Decoder decoder_;
   BatchMaxima largest_;
-  RunAdapter adapter_;
   Trace state_{"state"}, loss_trace_{"evaluate"}, logits_trace_{"logits"};
   RunMemory memory_;
   std::unique_ptr<Exec> exec_;
+  // From here on with spans of the Exec's, which must outlive them.
+  RunAdapter adapter_;
   BatchSlots slots_;  // on a card
   std::vector<int32_t> targets_;
 };

@@ -131,6 +131,27 @@ TEST(RunCuda, GeneratesOnTheCard) {
   EXPECT_EQ(both["completions"][0]["completion"], there["text"]);
 }
 
+// Rows answered on the card, as qlora-eval scores them.
+TEST(RunCuda, AnswersRowsOnTheCard) {
+  const test::TempFolder model, scratch;
+  tools::write_model(model);
+  const std::string rows = scratch.write("rows.jsonl",
+                                         "{\"prompt\": \"ab\", \"completion\": \"c\"}\n"
+                                         "{\"prompt\": \"abc\", \"completion\": \"{}\"}\n");
+  const auto scores = [&](const std::string& program) {
+    const Ended e =
+        run(program, {"--model", model.path(), "--dataset", rows, "--generate", "--max-new-tokens", "2",
+                      "--compute-dtype", "fp32", "--threads", "1", "--json"});
+    EXPECT_EQ(e.code, 0) << e.err;
+    Json j = e.code == 0 ? Json::parse(e.out) : Json();
+    for (const char* other : {"loss", "perplexity", "tokens_per_second"}) j.erase(other);
+    return j;
+  };
+  const Json there = scores("emulated-qlora-eval");
+  EXPECT_EQ(there, scores("qlora-eval"));
+  EXPECT_TRUE(there.contains("exact_match")) << there.dump();
+}
+
 TEST(RunCuda, WithoutSuchACardItIsOneLine) {
   const Words model = {"--model", golden_model(), "--device"};
   const auto refused = [&](const std::string& program, Words words, const char* device, const char* what) {

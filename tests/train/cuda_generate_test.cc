@@ -69,16 +69,19 @@ class CudaGenerate : public ::testing::TestWithParam<bool> {
   void SetUp() override {
     cuda::emulate({.apart = true});
     cuda::emulator::variant = 0;
-    model = model_with(GetParam());
+    take(model_with(GetParam()));
+  }
+  void TearDown() override {
+    model.reset();
+    cuda::emulate({});
+  }
+  void take(std::shared_ptr<const Model> m) {
+    model = std::move(m);
     layout = layout_of_rank(model->desc(), 4);
     params.resize(static_cast<size_t>(layout.size()));
     layout.initialize(1, params);
     for (size_t i = 0; i < params.size(); ++i)  // B too: an adapter that does something
       if (params[i] == 0) params[i] = .02f * (static_cast<float>(i * 37 % 11) - 5);
-  }
-  void TearDown() override {
-    model.reset();
-    cuda::emulate({});
   }
   AdapterView adapter() const { return {&layout, params.data(), nullptr}; }
   RunDevice card(DType compute) const { return RunDevice::with_copy(0, *model, compute, 2); }
@@ -98,13 +101,33 @@ class CudaGenerate : public ::testing::TestWithParam<bool> {
       EXPECT_EQ(static_cast<size_t>(first * part.cols), out.logits.size());
       out.logits.insert(out.logits.end(), part.row<float>(0), part.row<float>(0) + part.rows * part.cols);
     });
-    EXPECT_EQ(out.logits.size(), b.ids.size() * static_cast<size_t>(kVocab));
+    EXPECT_EQ(out.logits.size(), b.ids.size() * vocab());
     return out;
   }
   // The CPU's logits after the last of `ids`.
   std::vector<float> after(const Ids& ids, DType compute) const {
     std::vector<float> all = evaluated({ids}, compute, 1).logits;
-    return {all.end() - kVocab, all.end()};
+    return {all.end() - static_cast<std::ptrdiff_t>(vocab()), all.end()};
+  }
+  size_t vocab() const { return static_cast<size_t>(model->desc().vocab); }
+  // Every token that is drawn is the likeliest of a whole pass of the CPU's in fp32, or as likely as the
+  // error of both allows.
+  void expect_likeliest(DType compute, const std::vector<Generator::Request>& requests) const {
+    Generator generator(model, {compute, DType::f32}, adapter(), {2, 24}, card(compute));
+    const auto answers = generator.run(requests, {}, {}, 0);
+    double bound = 0;
+    for (size_t r = 0; r < requests.size(); ++r) {
+      ASSERT_EQ(static_cast<int64_t>(answers[r].size()), requests[r].max_new);
+      Ids ids = requests[r].prompt;
+      for (const int32_t id : answers[r]) {
+        const std::vector<float> l = after(ids, DType::f32);
+        bound = std::max(
+            bound, compute == DType::f32 ? 2 * 2e-5 * largest(l) : 2 * farthest(after(ids, compute), l));
+        EXPECT_GE(l[static_cast<size_t>(id)], *std::max_element(l.begin(), l.end()) - 2 * bound)
+            << ids.size();
+        ids.push_back(id);
+      }
+    }
   }
 
   std::shared_ptr<const Model> model;
@@ -129,30 +152,17 @@ TEST_P(CudaGenerate, EvaluatesAsTheCpuDoes) {
   EXPECT_LE(farthest(far.logits, want.logits), 2 * farthest(near.logits, want.logits));
 }
 
-// Every token that is drawn is the likeliest of a whole pass of the CPU's in fp32, or as likely as the error
-// of both allows.
 TEST_P(CudaGenerate, GreedyIsTheArgmaxOfTheCpusPasses) {
-  for (const DType compute : {DType::f32, DType::bf16}) {
-    SCOPED_TRACE(name_of(compute));
-    cuda::emulate({.seed = compute == DType::f32 ? 1u : 5u, .apart = compute == DType::f32});
-    Generator generator(model, {compute, DType::f32}, adapter(), {2, 24}, card(compute));
-    const std::vector<Generator::Request> requests{
-        {prompt(6, 3), 4}, {prompt(11, 77), 3}, {prompt(1, 50), 3}};
-    const auto answers = generator.run(requests, {}, {}, 0);
-    double bound = 0;
-    for (size_t r = 0; r < requests.size(); ++r) {
-      ASSERT_EQ(static_cast<int64_t>(answers[r].size()), requests[r].max_new);
-      Ids ids = requests[r].prompt;
-      for (const int32_t id : answers[r]) {
-        const std::vector<float> l = after(ids, DType::f32);
-        bound = std::max(
-            bound, compute == DType::f32 ? 2 * 2e-5 * largest(l) : 2 * farthest(after(ids, compute), l));
-        EXPECT_GE(l[static_cast<size_t>(id)], *std::max_element(l.begin(), l.end()) - 2 * bound)
-            << ids.size();
-        ids.push_back(id);
-      }
-    }
-  }
+  const std::vector<Generator::Request> requests{{prompt(6, 3), 4}, {prompt(11, 77), 3}, {prompt(1, 50), 3}};
+  expect_likeliest(DType::f32, requests);
+  cuda::emulate({.seed = 5});
+  expect_likeliest(DType::bf16, requests);
+}
+
+// Weights of 16 bits, which a step decodes as it multiplies; norms of heads, and biases.
+TEST_P(CudaGenerate, OtherFamilies) {
+  take(load_golden(GetParam() ? "llama_bias_tied" : "qwen3"));
+  expect_likeliest(DType::bf16, {{prompt(5, 3), 2}});
 }
 
 // By bf16, whose products are picked by shapes: what runs beside a request changes nothing, drawn or greedy,
@@ -196,6 +206,20 @@ TEST_P(CudaGenerate, MemoryIsThePlans) {
   const Batch b = batch_of({prompt(9, 2)});
   const Evaluator evaluator(model, Numerics{}, adapter(), maxima_of({&b, 1}), on);
   EXPECT_EQ(taken(), on.weights->bytes() + evaluator.bytes());
+}
+
+// Fewer slots where the card has no room for all, and the same answers.
+TEST_P(CudaGenerate, AsManySlotsAsFit) {
+  const RunDevice on = card(DType::bf16);
+  const auto made = [&](size_t free) {
+    cuda::emulate({.device_bytes = on.weights->bytes() + free});
+    return Generator::fitting(model, Numerics{}, adapter(), {5, 20}, on);
+  };
+  const size_t all = made(SIZE_MAX / 2)->bytes(), one = made(0)->bytes();
+  EXPECT_EQ(made(all)->slots(), 5);
+  EXPECT_EQ(made(all - 1)->slots(), 3);
+  EXPECT_EQ(made(one)->slots(), 1);
+  EXPECT_EQ(made(0)->slots(), 1) << "one is tried in any case";
 }
 
 TEST_P(CudaGenerate, NoRoomIsSaidWithItsBytes) {

@@ -78,8 +78,9 @@ std::vector<Answer> answer(const std::shared_ptr<const Model>& model, const Toke
   }
   const ModelDesc& desc = model->desc();
   const int64_t room = std::min(static_cast<int64_t>(longest) + o.max_new, desc.max_positions);
-  Generator generator(model, o.numerics, adapter.view(),
-                      {slots_for(desc, prompts.size(), room, o.numerics.compute), room, o.few}, o.device);
+  const auto generator =
+      Generator::fitting(model, o.numerics, adapter.view(),
+                         {slots_for(desc, prompts.size(), room, o.numerics.compute), room, o.few}, o.device);
 
   const auto add = [&](size_t i, const std::string& part) {
     answers[i].text += part;
@@ -89,7 +90,7 @@ std::vector<Answer> answer(const std::shared_ptr<const Model>& model, const Toke
     add(i, growing[i].stop.push(growing[i].decoder.push(id)));
     return growing[i].wanted && !growing[i].stop.stopped();
   };
-  const auto ids = generator.run(requests, o.sampling, o.eos, o.seed, on_token);
+  const auto ids = generator->run(requests, o.sampling, o.eos, o.seed, on_token);
   for (size_t i = 0; i < answers.size(); ++i) {
     const bool cut = !growing[i].stop.stopped();
     add(i, growing[i].stop.push(growing[i].decoder.finish()));
