@@ -22,7 +22,7 @@ void adamw8bit_step(benchmark::State& state) {
     adamw8bit(e, {1e-3, .9, .999, 1e-8, .01, 1, 1}, p, g, moments);
   });
 }
-BENCHMARK(adamw8bit_step)->Arg(1 << 16)->Arg(4884480)->UseManualTime();
+BENCHMARK(adamw8bit_step)->Arg(1 << 16)->Arg(4884480)->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

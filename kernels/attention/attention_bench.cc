@@ -30,7 +30,7 @@ void attention(benchmark::State& state, DType type, bool backward) {
 }
 
 void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"length", "dim"})->Unit(benchmark::kMillisecond)->UseManualTime();
+  b->ArgNames({"length", "dim"})->Unit(benchmark::kMillisecond)->Apply(testing::measured);
   for (int64_t length : {200, 512, 1024, 2048, 4096, 8192}) b->Args({length, 64});
   b->Args({1024, 96})->Args({1024, 128})->Args({1024, 256});
 }

@@ -19,8 +19,8 @@ void attention_step(benchmark::State& state, DType type) {
   Tensor o(type, 1, 9 * dim, 0);
   testing::measure_bytes(state, [&](Exec& e) { attention_step(e, s, q, k, v, o.mat()); });
 }
-BENCHMARK_CAPTURE(attention_step, fp32, DType::f32)->Arg(512)->Arg(8192)->UseManualTime();
-BENCHMARK_CAPTURE(attention_step, bf16, DType::bf16)->Arg(512)->Arg(8192)->UseManualTime();
+BENCHMARK_CAPTURE(attention_step, fp32, DType::f32)->Arg(512)->Arg(8192)->Apply(testing::measured);
+BENCHMARK_CAPTURE(attention_step, bf16, DType::bf16)->Arg(512)->Arg(8192)->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

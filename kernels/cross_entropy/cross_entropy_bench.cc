@@ -21,7 +21,7 @@ BENCHMARK(cross_entropy_rows)
     ->Arg(8)
     ->Arg(128)
     ->Unit(benchmark::kMillisecond)
-    ->UseManualTime();
+    ->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

@@ -14,8 +14,8 @@ void dropout(benchmark::State& state, DType type) {
   for (int64_t i = 0; i < rows; ++i) tokens.push_back(i);
   testing::measure_bytes(state, [&](Exec& e) { dropout_forward(e, {1, 2, 3, .05f}, tokens, x, y.mat()); });
 }
-BENCHMARK_CAPTURE(dropout, fp32, DType::f32)->Arg(576)->Arg(4096)->UseManualTime();
-BENCHMARK_CAPTURE(dropout, bf16, DType::bf16)->Arg(576)->Arg(4096)->UseManualTime();
+BENCHMARK_CAPTURE(dropout, fp32, DType::f32)->Arg(576)->Arg(4096)->Apply(testing::measured);
+BENCHMARK_CAPTURE(dropout, bf16, DType::bf16)->Arg(576)->Arg(4096)->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

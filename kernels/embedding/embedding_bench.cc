@@ -15,8 +15,8 @@ void embedding_rows(benchmark::State& state, Format format) {
   for (int64_t i = 0; i < rows; ++i) ids.push_back(static_cast<int32_t>(i * 40503 % vocab));
   testing::measure_bytes(state, [&](Exec& e) { embedding(e, ids, table.view(), 1, y.view()); });
 }
-BENCHMARK_CAPTURE(embedding_rows, bf16, Format::bf16)->Arg(576)->UseManualTime();
-BENCHMARK_CAPTURE(embedding_rows, q4_1, Format::q4_1)->Arg(576)->UseManualTime();
+BENCHMARK_CAPTURE(embedding_rows, bf16, Format::bf16)->Arg(576)->Apply(testing::measured);
+BENCHMARK_CAPTURE(embedding_rows, q4_1, Format::q4_1)->Arg(576)->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

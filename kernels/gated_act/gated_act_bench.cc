@@ -20,10 +20,10 @@ void gated_act(benchmark::State& state, DType type, bool backward) {
       gated_act_forward(e, Activation::silu, gate, up, a.mat());
   });
 }
-BENCHMARK_CAPTURE(gated_act, forward_fp32, DType::f32, false)->Arg(1536)->UseManualTime();
-BENCHMARK_CAPTURE(gated_act, forward_bf16, DType::bf16, false)->Arg(1536)->UseManualTime();
-BENCHMARK_CAPTURE(gated_act, backward_fp32, DType::f32, true)->Arg(1536)->UseManualTime();
-BENCHMARK_CAPTURE(gated_act, backward_bf16, DType::bf16, true)->Arg(1536)->UseManualTime();
+BENCHMARK_CAPTURE(gated_act, forward_fp32, DType::f32, false)->Arg(1536)->Apply(testing::measured);
+BENCHMARK_CAPTURE(gated_act, forward_bf16, DType::bf16, false)->Arg(1536)->Apply(testing::measured);
+BENCHMARK_CAPTURE(gated_act, backward_fp32, DType::f32, true)->Arg(1536)->Apply(testing::measured);
+BENCHMARK_CAPTURE(gated_act, backward_bf16, DType::bf16, true)->Arg(1536)->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

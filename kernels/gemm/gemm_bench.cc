@@ -27,7 +27,7 @@ void gradient(benchmark::State& state, DType dtype) {
 }
 
 void sizes(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"M", "N", "K"})->Unit(benchmark::kMillisecond)->UseManualTime();
+  b->ArgNames({"M", "N", "K"})->Unit(benchmark::kMillisecond)->Apply(testing::measured);
 }
 // A block's linears as [out, in], N the columns of y: of SmolLM2-135M, of a Llama of 1.1 billion (TinyLlama),
 // of one of 8.
@@ -53,7 +53,7 @@ void narrow(benchmark::internal::Benchmark* b) {
   for (const int64_t r : {16, 48}) b->Args({2048, r, 576})->Args({2048, r, 1536});
 }
 void gradients(benchmark::internal::Benchmark* b) {
-  b->ArgNames({"M", "P", "Q"})->Unit(benchmark::kMillisecond)->UseManualTime();
+  b->ArgNames({"M", "P", "Q"})->Unit(benchmark::kMillisecond)->Apply(testing::measured);
   for (const int64_t r : {16, 48}) b->Args({2048, r, 576})->Args({2048, 1536, r});
 }
 

@@ -21,10 +21,10 @@ void rms_norm(benchmark::State& state, DType type, bool backward) {
       rms_norm_forward(e, x, w.data(), 0, 1e-5f, y.mat(), rstd.data());
   });
 }
-BENCHMARK_CAPTURE(rms_norm, forward_fp32, DType::f32, false)->Arg(576)->Arg(4096)->UseManualTime();
-BENCHMARK_CAPTURE(rms_norm, forward_bf16, DType::bf16, false)->Arg(576)->Arg(4096)->UseManualTime();
-BENCHMARK_CAPTURE(rms_norm, backward_fp32, DType::f32, true)->Arg(576)->Arg(4096)->UseManualTime();
-BENCHMARK_CAPTURE(rms_norm, backward_bf16, DType::bf16, true)->Arg(576)->Arg(4096)->UseManualTime();
+BENCHMARK_CAPTURE(rms_norm, forward_fp32, DType::f32, false)->Arg(576)->Arg(4096)->Apply(testing::measured);
+BENCHMARK_CAPTURE(rms_norm, forward_bf16, DType::bf16, false)->Arg(576)->Arg(4096)->Apply(testing::measured);
+BENCHMARK_CAPTURE(rms_norm, backward_fp32, DType::f32, true)->Arg(576)->Arg(4096)->Apply(testing::measured);
+BENCHMARK_CAPTURE(rms_norm, backward_bf16, DType::bf16, true)->Arg(576)->Arg(4096)->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

@@ -19,8 +19,8 @@ void rope_heads(benchmark::State& state, DType type) {
     rope(e, table, positions, static_cast<int>(heads), static_cast<int>(dim), false, x.mat());
   });
 }
-BENCHMARK_CAPTURE(rope_heads, fp32, DType::f32)->Args({9, 64})->Args({32, 128})->UseManualTime();
-BENCHMARK_CAPTURE(rope_heads, bf16, DType::bf16)->Args({9, 64})->Args({32, 128})->UseManualTime();
+BENCHMARK_CAPTURE(rope_heads, fp32, DType::f32)->Args({9, 64})->Args({32, 128})->Apply(testing::measured);
+BENCHMARK_CAPTURE(rope_heads, bf16, DType::bf16)->Args({9, 64})->Args({32, 128})->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

@@ -22,10 +22,10 @@ void cast(benchmark::State& state, DType from, DType to) {
   Tensor y(to, rows, cols, 0);
   testing::measure_bytes(state, [&](Exec& e) { cast_rows(e, x, y.mat()); });
 }
-BENCHMARK_CAPTURE(gather, fp32, DType::f32)->Arg(576)->UseManualTime();
-BENCHMARK_CAPTURE(gather, bf16, DType::bf16)->Arg(576)->UseManualTime();
-BENCHMARK_CAPTURE(cast, fp32_bf16, DType::f32, DType::bf16)->Arg(576)->UseManualTime();
-BENCHMARK_CAPTURE(cast, bf16_fp32, DType::bf16, DType::f32)->Arg(576)->UseManualTime();
+BENCHMARK_CAPTURE(gather, fp32, DType::f32)->Arg(576)->Apply(testing::measured);
+BENCHMARK_CAPTURE(gather, bf16, DType::bf16)->Arg(576)->Apply(testing::measured);
+BENCHMARK_CAPTURE(cast, fp32_bf16, DType::f32, DType::bf16)->Arg(576)->Apply(testing::measured);
+BENCHMARK_CAPTURE(cast, bf16_fp32, DType::bf16, DType::f32)->Arg(576)->Apply(testing::measured);
 
 }  // namespace
 }  // namespace qlora

@@ -249,7 +249,7 @@ class Ops(unittest.TestCase):
         self.assertAlmostEqual(shares["the rest, with the start"], 0.0625)
 
     def test_rows_and_marks(self):
-        one = {"name": "few/nf4/M:1/K:576/manual_time", "real_time": 2e6, "time_unit": "ns", "GB/s": 8.0, "read%": 71.2}
+        one = {"name": "few/nf4/M:1/K:576/iterations:1/manual_time", "real_time": 2e6, "time_unit": "ns", "GB/s": 8.0, "read%": 71.2}
         self.assertEqual(
             ops.row_of(one), ["few/nf4/M:1/K:576", "2.000", "8.0 GB/s", "71 % of reading from memory"]
         )

@@ -32,7 +32,6 @@ def kernels(options, threads, pattern, isa=None):
             roofs.program(options, "bench_kernels"),
             f"--benchmark_filter={pattern}",
             "--benchmark_format=json",
-            "--benchmark_min_time=0.1",
         ],
         capture_output=True,
         text=True,
@@ -45,7 +44,7 @@ def kernels(options, threads, pattern, isa=None):
 
 
 def row_of(one):
-    name = one["name"].removesuffix("/manual_time")
+    name = one["name"].removesuffix("/manual_time").removesuffix("/iterations:1")
     rate = f"{one['GFLOP/s']:,.0f} GFLOP/s" if "GFLOP/s" in one else f"{one['GB/s']:,.1f} GB/s"
     shares = [f"{one[counter]:.0f} % of {words}" for counter, words in COUNTERS.items() if counter in one]
     if "own%" in one and one["own%"] == one["peak%"]:
