@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "kernels/cuda/body.h"
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/gemm/gemm_choice.h"
 #include "kernels/grad_norm/grad_norm.h"
@@ -73,6 +74,7 @@ void Engine::reserve() {
 
 void Engine::reserve_on_card() {
   const int card = options_.device.index;
+  cuda::cuda_body(card);  // what is wrong with its variable is told before anything is taken
   const auto reserved = [&](cuda::MemoryKind kind, size_t bytes, const char* what, const char* remedy) {
     cuda::Memory m = cuda::Memory::allocate(kind, card, bytes);
     if (!m) fail(Category::memory, what, " of ", bytes, " bytes, as planned, ", remedy);

@@ -129,7 +129,7 @@ template <class Kernel>
 void launch(Exec& e, Grid grid, size_t shared_bytes, const Kernel& kernel,
             std::source_location where = std::source_location::current()) {
   static_assert(std::is_trivially_copyable_v<Kernel> && sizeof(Kernel) <= 4096 &&
-                Kernel::kThreads % kWarp == 0);
+                Kernel::kThreads % kWarp == 0 && shared_of<Kernel>() <= most_shared_of<Kernel>());
   if (grid.x == 0 || grid.y == 0) return;
   if (shared_bytes > 48 * 1024)
     allow_shared(reinterpret_cast<const void*>(&entry<Kernel>), shared_bytes, where);

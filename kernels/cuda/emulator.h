@@ -63,14 +63,15 @@ void wait_copies(int latest);
 // What the sources say of a kernel that this program can launch; `type` is mangled, of all its launches.
 struct KernelFacts {
   const char* type;
-  int threads, blocks;  // of a block; that a multiprocessor's registers shall hold
-  size_t shared_bytes;
+  int threads, blocks;                     // of a block; that a multiprocessor's registers shall hold
+  size_t shared_bytes, most_shared_bytes;  // of a block; that the cards it is for have
 };
 std::vector<KernelFacts>& kernels();
 template <class Kernel>
 struct Listed {
   static inline const bool done = [] {
-    kernels().push_back({typeid(Kernel).name(), Kernel::kThreads, blocks_of<Kernel>(), shared_of<Kernel>()});
+    kernels().push_back({typeid(Kernel).name(), Kernel::kThreads, blocks_of<Kernel>(), shared_of<Kernel>(),
+                         most_shared_of<Kernel>()});
     return true;
   }();
 };

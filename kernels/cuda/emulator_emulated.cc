@@ -11,6 +11,7 @@
 #include "kernels/cuda/fiber.h"
 #include "kernels/cuda/order.h"
 #include "memory/cuda/emulated.h"
+#include "memory/cuda/start.h"
 
 namespace qlora::cuda::emulator {
 namespace {
@@ -373,8 +374,8 @@ void launch(Stream& stream, LaunchArgs args) {
             args.grid_x <= INT32_MAX && args.grid_y >= 0 && args.grid_y <= 65535,
         line(args.where), ": launch of ", args.grid_x, " x ", args.grid_y, " blocks of ", args.threads,
         " threads");
-  check(args.shared_bytes <= kMostSharedBytes, line(args.where), ": launch with ", args.shared_bytes,
-        " bytes of shared memory");
+  check(args.shared_bytes <= find(stream.device()).shared_bytes, line(args.where), ": launch with ",
+        args.shared_bytes, " bytes of shared memory");
   if (args.grid_x == 0 || args.grid_y == 0) return;
   stream.call(&run_launch, new Launch{std::move(args), variant});
 }

@@ -19,6 +19,14 @@ constexpr int blocks_of() {
   else
     return 1;
 }
+// Of shared memory, that a block may have on the cards that the kernel is for.
+template <class Kernel>
+constexpr size_t most_shared_of() {
+  if constexpr (requires { Kernel::kMostShared; })
+    return Kernel::kMostShared;
+  else
+    return kMostSharedBytes;
+}
 template <class Kernel>
 constexpr size_t shared_of() {
   if constexpr (requires { Kernel::kShared; })

@@ -1,5 +1,6 @@
 #include "kernels/gemm/gemm_cuda.h"
 
+#include "kernels/cuda/body.h"
 #include "kernels/cuda/decode.h"
 
 namespace qlora {
@@ -7,7 +8,8 @@ namespace cuda {
 namespace {
 
 // A block's tile of the output and its step along k; warps are 2 x 4, each of 64 x 32.
-constexpr int kTileM = 128, kTileN = 128, kStepK = 32, kStages = 3, kGroup = 8;
+constexpr int kTileM = 128, kTileN = 128, kStepK = 32, kGroup = 8;
+constexpr int kStages80 = 3, kDeepStages = 5;  // of the two bodies
 constexpr int kWarpM = 64, kWarpN = 32;
 
 // An operand's tile in shared memory: kRows x kCols as its matrix lies. Rows are 16 bytes longer than they
@@ -38,13 +40,14 @@ struct Args {
 };
 
 // y [m, n] = scale * sum over terms of a b + bias + residual. a lies as [m, k], or [k, m] where kAByK; b as
-// [n, k], or [k, n] where kBByK.
-template <bool kAByK, bool kBByK>
+// [n, k], or [k, n] where kBByK. kStages steps are in shared memory at once: that changes no bit.
+template <bool kAByK, bool kBByK, int kStages>
 struct GemmKernel {
   static constexpr int kThreads = 256;
   using TileA = std::conditional_t<kAByK, Tile<kStepK, kTileM>, Tile<kTileM, kStepK>>;
   using TileB = std::conditional_t<kBByK, Tile<kStepK, kTileN>, Tile<kTileN, kStepK>>;
   static constexpr size_t kShared = kStages * (TileA::kSize + TileB::kSize) * sizeof(bf16);
+  static constexpr size_t kMostShared = kStages == kDeepStages ? kDeepSharedBytes : kMostSharedBytes;
   Args args;
 
   // Where the next step along k is: its term and the place in it.
@@ -171,10 +174,17 @@ struct GemmKernel {
 
 Operand operand(const ConstMat& m) { return {static_cast<const bf16*>(m.data), m.stride, on_16_bytes(m)}; }
 
+template <class Kernel>
+void launch_tiles(Exec& e, const Args& args) {
+  launch(e, {ceil_div(args.m, kTileM) * ceil_div(args.n, kTileN)}, Kernel::kShared, Kernel{args});
+}
+
 template <bool kAByK, bool kBByK>
 void launch_gemm(Exec& e, const Args& args) {
-  using Kernel = GemmKernel<kAByK, kBByK>;
-  launch(e, {ceil_div(args.m, kTileM) * ceil_div(args.n, kTileN)}, Kernel::kShared, Kernel{args});
+  if (cuda_body(e.stream().device()) == Body::deep)
+    launch_tiles<GemmKernel<kAByK, kBByK, kDeepStages>>(e, args);
+  else
+    launch_tiles<GemmKernel<kAByK, kBByK, kStages80>>(e, args);
 }
 
 }  // namespace

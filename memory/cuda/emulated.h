@@ -11,6 +11,7 @@ namespace qlora::cuda {
 struct EmulatedDevice {
   uint64_t seed = 1;
   size_t device_bytes = SIZE_MAX, pinned_bytes = SIZE_MAX;  // what is granted of each in all
+  size_t shared_bytes = size_t{99} << 10;  // that a block may have: a consumer card's
   bool concurrent_managed_access = true;
   int64_t fail_copy = -1;  // the copy, counted from now, that fails; the error stays, as CUDA's do
   // As apart as a card is from its host: device memory allocated from here on faults when the host touches

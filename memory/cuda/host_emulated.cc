@@ -175,6 +175,8 @@ Found find(int) {
   f.devices = 1;
   f.name = "emulated";
   f.major = 8;
+  const std::lock_guard lock(machine().mutex);
+  f.shared_bytes = machine().device.shared_bytes;
   return f;
 }
 

@@ -62,6 +62,7 @@ Found find(int device) {
   f.name = p.name;
   f.major = p.major;
   f.minor = p.minor;
+  f.shared_bytes = p.sharedMemPerBlockOptin;
   return f;
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <cstddef>
 #include <string>
 
 namespace qlora::cuda {
@@ -12,6 +13,7 @@ struct Found {
   // Of the device that was asked for, where there is one of that index: its name and compute capability.
   std::string name;
   int major = 0, minor = 0;
+  size_t shared_bytes = 0;  // of shared memory, that a block gets where it asks for the most
 };
 
 // Of the CUDA that is built into the program, numbered so; 0: none. Asks nothing of the driver.

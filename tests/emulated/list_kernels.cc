@@ -1,6 +1,6 @@
 // Prints every CUDA kernel that the libraries launch, by what the sources say of it: its type, threads of a
 // block, blocks of a multiprocessor, bytes of shared memory, with tabs between. Fails when a block takes more
-// than every card has: the bodies are those of consumer cards.
+// than its cards have: every card, but where the kernel's type says otherwise (kernels/cuda/body.h).
 #include <cxxabi.h>
 
 #include <algorithm>
@@ -21,10 +21,10 @@ int main() {
     const std::string type = name ? name.get() : k.type;
     lines.push_back(type + '\t' + std::to_string(k.threads) + '\t' + std::to_string(k.blocks) + '\t' +
                     std::to_string(k.shared_bytes));
-    if (k.shared_bytes <= kMostSharedBytes) continue;
+    if (k.shared_bytes <= k.most_shared_bytes) continue;
     ++failed;
-    std::fprintf(stderr, "%s takes %zu bytes of shared memory, consumer cards have %zu\n", type.c_str(),
-                 k.shared_bytes, kMostSharedBytes);
+    std::fprintf(stderr, "%s takes %zu bytes of shared memory, its cards have %zu\n", type.c_str(),
+                 k.shared_bytes, k.most_shared_bytes);
   }
   std::sort(lines.begin(), lines.end());
   lines.erase(std::unique(lines.begin(), lines.end()), lines.end());

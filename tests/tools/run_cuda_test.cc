@@ -55,6 +55,16 @@ TEST(RunCuda, TrainsEvaluatesAndIsResumedByACardAlone) {
   EXPECT_NE(none.err.find("give one of these"), std::string::npos) << none.err;
 }
 
+// Before anything is taken.
+TEST(RunCuda, AnUnknownBodyIsRefused) {
+  const test::TempFolder scratch;
+  const Ended e = run("emulated-qlora-train", on_card(scratch / "out", {"--device", "cuda"}),
+                      {.environment = {{"QLORA_CUDA_BODY", "sm90"}}});
+  EXPECT_EQ(e.code, 2) << e.out;
+  EXPECT_NE(e.err.find("QLORA_CUDA_BODY=sm90: unknown; use sm80"), std::string::npos) << e.err;
+  EXPECT_EQ(lines_of(e.err).size(), 1u) << e.err;
+}
+
 // A card too small, and too little of the host's memory: the bytes, before anything is trained.
 TEST(RunCuda, ABudgetThatDoesNotFitIsRefused) {
   const test::TempFolder scratch;
