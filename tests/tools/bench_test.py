@@ -189,7 +189,9 @@ class Sweep(unittest.TestCase):
         self.assertIn("| qlora | 2 | bf16 | no | 512 | 4 | 1,000 |", sweep_report.speeds_table(values, done))
         self.assertIn("peer   512", sweep_report.text_plot(done, 2))
         parts = [sweep_report.speeds_table(values, done), "", ""]
-        self.assertIn("left out: qlora, sequence 8192", sweep_report.section(values, parts, marks, [sweep.run_of(8192)]))
+        left = [sweep.run_of(8192), sweep.run_of(512, rank=8), sweep.run_of(512, recompute=True)]
+        line = "left out: qlora, bf16, 2 threads: sequence 8192, rank 8; qlora, bf16, recomputed, 2 threads: sequence 512"
+        self.assertIn(line, sweep_report.section(values, parts, marks, left))
 
     def test_commands_say_what_was_asked(self):
         run = sweep.run_of(512, recompute=True, rank=8)

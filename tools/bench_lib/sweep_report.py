@@ -14,6 +14,18 @@ def words_of(run):
     return ", ".join([*words, f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"])
 
 
+def left_words(runs):
+    """What was left out, a line for runs that differ in one thing."""
+    groups = {}
+    for run in runs:
+        kind = [run["engine"], run["dtype"], *(["recomputed"] if run["recompute"] else [])]
+        kind.append(f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}")
+        what = f"sequence {run['sequence']}" if is_plain(run) else f"batch {run['batch']}"
+        what = f"rank {run['rank']}" if run.get("rank") else f"{run['layers']} layers" if run.get("layers") else what
+        groups.setdefault(", ".join(kind), []).append(what)
+    return [f"{kind}: {', '.join(each)}" for kind, each in groups.items()]
+
+
 def is_plain(run):
     return not run.get("rank") and not run.get("layers") and run["batch"] == max(1, 2048 // run["sequence"])
 
@@ -178,8 +190,8 @@ def report(options, values, done, left_out):
     print()
     for good, line in marks:
         print("  ok     " if good else "  missed ", line)
-    for run in left_out:
-        print("  left out:", words_of(run))
+    for line in left_words(left_out):
+        print("  left out:", line)
     picture = options.work / "sweep.svg"
     if options.write_docs:
         picture = PICTURE
@@ -214,5 +226,5 @@ def section(values, parts, marks, left_out):
         docs.marks(marks),
     ]
     if left_out:
-        lines.append("- left out: " + "; ".join(words_of(run) for run in left_out))
+        lines.append("- left out: " + "; ".join(left_words(left_out)))
     return "\n".join(lines)
