@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "kernels/attention/attention_amx_memory.h"
 #include "kernels/attention/attention_args.h"
 #include "kernels/common/rows.h"
 
@@ -19,32 +20,16 @@ using attention::Args;
 using attention::kTile;
 using attention::Rows;
 
-// What computes the tasks, and one worker's memory in floats.
-struct Body {
-  using Task = void (*)(const Args&, const Rows&, int64_t first, float* work);
-  Task forward, backward_keys, backward_queries;
-  int64_t forward_floats, backward_floats;
-};
-
 // Products of bf16 where the ISA has them and the operands are: fp32 keeps to the vectors.
-Body body_of(const Args& a) {
-#if defined(__x86_64__)
-  if (multiplies_bf16(active_isa()) && a.q.dtype == DType::bf16) {
-    const int64_t floats = attention::amx_workspace(a.dim());
-    return {QLORA_PICK_BF16(attention_forward_task), QLORA_PICK_BF16(attention_backward_keys_task),
-            QLORA_PICK_BF16(attention_backward_queries_task), floats, floats};
-  }
-#endif
-  return {QLORA_PICK(attention_forward_task), QLORA_PICK(attention_backward_keys_task),
-          QLORA_PICK(attention_backward_queries_task), attention::forward_workspace(a.padded_dim()),
-          attention::backward_workspace(a.padded_dim())};
+bool on_tiles(const Exec& e, const ConstMat& q) {
+  return !e.on_cuda() && multiplies_bf16(active_isa()) && q.dtype == DType::bf16;
 }
 
 // A worker's memory each; a CUDA device has its tiles on chip.
-Buffer tiles(Exec& e, int64_t floats) {
+Buffer tiles(Exec& e, int64_t bytes) {
   if (e.on_cuda()) return {};
   return e.allocate(Region::workspace, "attention tiles",
-                    sizeof(float) * static_cast<size_t>(floats) * static_cast<size_t>(e.threads()));
+                    static_cast<size_t>(bytes) * static_cast<size_t>(e.threads()));
 }
 
 int64_t blocks_of(int64_t rows) { return (rows + kTile - 1) / kTile; }
@@ -81,33 +66,74 @@ double pairs(const AttentionShape& s, const Segments& docs, int64_t q_rows, int6
   return q_rows * (s.window > 0 ? std::min<double>(seen, s.window) : seen);
 }
 
+// Whose blocks of kTile rows: a query head's queries, all queries of a key head's group, a key head's keys.
+enum class Blocks { queries, groups, keys };
+
 // body(rows, first row of the block, worker) for every document, head and block of kTile rows, heaviest
-// blocks first. by_keys: blocks of keys and key heads, else of queries and query heads.
+// blocks first: queries' last ones, keys' first ones.
 template <class Body>
-void for_each_block(const Exec& e, const AttentionShape& s, const Segments& docs, bool by_keys,
+void for_each_block(const Exec& e, const AttentionShape& s, const Segments& docs, Blocks of,
                     const Body& body) {
-  const std::span<const int32_t> bounds = by_keys ? docs.k : docs.q;
-  const int64_t heads = by_keys ? s.kv_heads : s.q_heads;
+  const std::span<const int32_t> bounds = of == Blocks::keys ? docs.k : docs.q;
+  const int64_t heads = of == Blocks::queries ? s.q_heads : s.kv_heads;
   int64_t tasks = 0;
   for (size_t d = 0; d + 1 < bounds.size(); ++d) tasks += blocks_of(bounds[d + 1] - bounds[d]) * heads;
   e.parallel(tasks, [&](int64_t task, int worker) {
     size_t d = 0;
-    int64_t blocks = blocks_of(bounds[1] - bounds[0]);
+    int64_t blocks = blocks_of(bounds[1] - bounds[0]), before = 0;
     for (; task >= blocks * heads; blocks = blocks_of(bounds[d + 1] - bounds[d])) {
       task -= blocks * heads;
+      if (const int64_t keys = docs.k[d + 1] - docs.k[d]; keys > kTile) before += blocks_of(keys);
       ++d;
     }
     const int head = static_cast<int>(task % heads), group = s.q_heads / s.kv_heads;
-    const int64_t block = by_keys ? task / heads : blocks - 1 - task / heads;
+    const int64_t block = of == Blocks::keys ? task / heads : blocks - 1 - task / heads;
     const Rows rows{docs.q[d],
                     docs.q[d + 1] - docs.q[d],
                     docs.k[d],
                     docs.k[d + 1] - docs.k[d],
-                    by_keys ? head * group : head,
-                    by_keys ? head : head / group};
+                    of == Blocks::queries ? head : head * group,
+                    of == Blocks::queries ? head / group : head,
+                    before};
     body(rows, block * kTile, worker);
   });
 }
+
+// The bodies of one pass over vectors, and its workspace.
+struct Vectors {
+  Buffer work;
+  int64_t each;  // floats
+  Vectors(Exec& e, int64_t floats) : work(tiles(e, 4 * floats)), each(floats) {}
+  using Task = void (*)(const Args&, const Rows&, int64_t first, float* work);
+  void run(Exec& e, const Args& a, const Segments& docs, Blocks of, Task task) const {
+    for_each_block(e, a.shape, docs, of, [&](const Rows& rows, int64_t first, int worker) {
+      task(a, rows, first, work.as<float>() + worker * each);
+    });
+  }
+};
+
+#if defined(__x86_64__)
+// The same on tiles: beside the workers' memory blocks of keys that tasks share.
+struct Tiles {
+  Buffer work, keys;
+  int64_t each;  // bytes
+  Tiles(Exec& e, const Args& a, const Segments& docs, int64_t bytes, bool backward)
+      : work(tiles(e, bytes)),
+        keys(e.allocate(
+            Region::workspace, "attention keys",
+            static_cast<size_t>(attention::shared_blocks(a.k.rows, static_cast<int64_t>(docs.k.size()) - 1) *
+                                a.shape.kv_heads * attention::KeyBlocks(a.padded_dim(), backward).bytes))),
+        each(bytes) {}
+  using Task = void (*)(const Args&, const Rows&, int64_t first, char* work);
+  void run(Exec& e, const Args& a, const Segments& docs, Blocks of, Task task) const {
+    for_each_block(e, a.shape, docs, of, [&](const Rows& rows, int64_t first, int worker) {
+      // Those of a document of one block are prepared where they are used.
+      if (of == Blocks::keys && rows.k_count <= kTile) return;
+      task(a, rows, first, work.as<char>() + worker * each);
+    });
+  }
+};
+#endif
 
 }  // namespace
 
@@ -118,17 +144,26 @@ void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, c
   check(!lse || (lse.dtype == DType::f32 && lse.rows == s.q_heads && lse.cols == q.rows),
         "attention: lse is not fp32 [q_heads, rows]");
   Args a{s, q, k, v, {}, {}, nullptr, lse.stride, nullptr, o, {}, {}, {}, static_cast<float*>(lse.data)};
-  const Body body = body_of(a);
-  const int64_t each = body.forward_floats;
-  const Buffer work = tiles(e, each);
-  if (!e.op("attention", 4. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
-            q.bytes() + k.bytes() + v.bytes(), o.bytes() + (lse ? lse.bytes() : 0)))
-    return;
-  check_segments(docs, q.rows, k.rows);
+  const auto begins = [&] {
+    if (!e.op("attention", 4. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
+              q.bytes() + k.bytes() + v.bytes(), o.bytes() + (lse ? lse.bytes() : 0)))
+      return false;
+    check_segments(docs, q.rows, k.rows);
+    return true;
+  };
+#if defined(__x86_64__)
+  if (on_tiles(e, q)) {
+    const Tiles tiles(e, a, docs, attention::ForwardMemory(a).bytes, false);
+    if (!begins()) return;
+    a.shared = tiles.keys.as<char>();
+    tiles.run(e, a, docs, Blocks::keys, QLORA_PICK_BF16(attention_prepare_values));
+    return tiles.run(e, a, docs, Blocks::queries, QLORA_PICK_BF16(attention_forward_task));
+  }
+#endif
+  const Vectors vectors(e, attention::forward_workspace(a.padded_dim()));
+  if (!begins()) return;
   if (e.on_cuda()) return attention::forward_cuda(e, a, docs);
-  for_each_block(e, s, docs, false, [&](const Rows& rows, int64_t first, int worker) {
-    body.forward(a, rows, first, work.as<float>() + worker * each);
-  });
+  vectors.run(e, a, docs, Blocks::queries, QLORA_PICK(attention_forward_task));
 }
 
 void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& d_o,
@@ -143,24 +178,32 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
         "attention_backward: lse is not fp32 [q_heads, rows]");
   Args a{s,          q,       k,  v,  o,  d_o, static_cast<const float*>(lse.data),
          lse.stride, nullptr, {}, dq, dk, dv,  nullptr};
-  const Body body = body_of(a);
-  const int64_t each = body.backward_floats;
+  const auto begins = [&] {
+    if (!e.op("attention_backward", 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
+              2 * (q.bytes() + o.bytes() + k.bytes() + v.bytes()), dq.bytes() + dk.bytes() + dv.bytes()))
+      return false;
+    check_segments(docs, q.rows, k.rows);
+    return true;
+  };
+#if defined(__x86_64__)
+  if (on_tiles(e, q)) {
+    const Tiles tiles(e, a, docs, attention::BackwardMemory(a).bytes, true);
+    if (!begins()) return;
+    a.shared = tiles.keys.as<char>();
+    tiles.run(e, a, docs, Blocks::keys, QLORA_PICK_BF16(attention_prepare_keys));
+    tiles.run(e, a, docs, Blocks::groups, QLORA_PICK_BF16(attention_backward_task));
+    return tiles.run(e, a, docs, Blocks::keys, QLORA_PICK_BF16(attention_finish_keys));
+  }
+#endif
   const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
-  const Buffer work = tiles(e, each);
-  if (!e.op("attention_backward", 10. * s.q_heads * s.head_dim * pairs(s, docs, q.rows, k.rows),
-            2 * (q.bytes() + o.bytes() + k.bytes() + v.bytes()), dq.bytes() + dk.bytes() + dv.bytes()))
-    return;
-  check_segments(docs, q.rows, k.rows);
+  const Vectors vectors(e, attention::backward_workspace(a.padded_dim()));
+  if (!begins()) return;
   a.delta = delta.as<float>();
   if (e.on_cuda()) return attention::backward_cuda(e, a, docs);
   const auto deltas = QLORA_PICK(attention_delta_rows);
   parallel_ranges(e, q.rows, rows_per_task(q.cols), [&](int64_t i, int64_t end) { deltas(a, i, end); });
-  for_each_block(e, s, docs, true, [&](const Rows& rows, int64_t first, int worker) {
-    body.backward_keys(a, rows, first, work.as<float>() + worker * each);
-  });
-  for_each_block(e, s, docs, false, [&](const Rows& rows, int64_t first, int worker) {
-    body.backward_queries(a, rows, first, work.as<float>() + worker * each);
-  });
+  vectors.run(e, a, docs, Blocks::keys, QLORA_PICK(attention_backward_keys_task));
+  vectors.run(e, a, docs, Blocks::queries, QLORA_PICK(attention_backward_queries_task));
 }
 
 }  // namespace qlora

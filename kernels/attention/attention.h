@@ -28,13 +28,14 @@ struct Segments {
 // q [Tq, q_heads*head_dim], k and v [Tk, kv_heads*head_dim] -> o like q, lse fp32 [q_heads, Tq] (log sum exp
 // of the scores; may be empty when no backward follows). q, k, v, o share a dtype, fp32 or bf16; scores,
 // softmax and sums are fp32; operands of bf16 are multiplied by p and ds rounded to bf16 on CUDA and with the
-// ISAs amx and avx512bf16 (as FlashAttention does). Results of a document do not depend on what else is in the
-// batch, nor on threads.
+// ISAs amx and avx512bf16 (as FlashAttention does). Results of a document do not depend on what else is in
+// the batch, nor on threads.
 void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& q,
                        const ConstMat& k, const ConstMat& v, const Mat& o, const Mat& lse);
 
 // dq, dk, dv = (assigned), in q's dtype. `d_o` [Tq, q_heads*head_dim]. d_o, q, k, v, o share a dtype.
-// Two passes (dK and dV, then dQ): a fixed order of sums, no atomics. dq may be d_o: the last to read a block
+// A fixed order of sums: two passes (dK and dV, then dQ), or on those ISAs one, whose tasks take turns at
+// what they share. dq may be d_o: the last to read a block
 // of its rows, of one head, is the task that then writes them. No other aliasing.
 void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& d_o,
                         const ConstMat& q, const ConstMat& k, const ConstMat& v, const ConstMat& o,

@@ -1,5 +1,4 @@
 #pragma once
-#include <algorithm>
 #include <cstdint>
 
 #include "kernels/attention/attention.h"
@@ -14,6 +13,7 @@ inline constexpr int64_t kTile = 64;
 struct Rows {
   int64_t q_begin, q_count, k_begin, k_count;
   int q_head, k_head;
+  int64_t blocks;  // of kTile keys, in the documents before it that are longer than that
   int64_t offset() const { return k_count - q_count; }  // query i stands at key i + offset
 };
 
@@ -25,6 +25,7 @@ struct Args {
   float* delta = nullptr;  // [q_heads, q.rows]: rowsum(d_o * o)
   Mat out, d_q, d_k, d_v;
   float* lse_out = nullptr;
+  char* shared = nullptr;  // on AMX: blocks of keys, KeyBlocks
 
   int64_t dim() const { return shape.head_dim; }
   int64_t padded_dim() const { return (shape.head_dim + 15) / 16 * 16; }
@@ -38,16 +39,6 @@ inline int64_t forward_workspace(int64_t padded_dim) {
 }
 inline int64_t backward_workspace(int64_t padded_dim) {
   return 6 * kTile * padded_dim + 2 * kTile * kTile + 2 * kTile;
-}
-
-// On AMX: a copy of rows, scores as bf16, and twice columns, transposed rows, scores and sums; three
-// statistics.
-inline int64_t amx_workspace(int64_t dim) {
-  const int64_t steps = (dim + 31) / 32, padded = (dim + 15) / 16 * 16;
-  const int64_t bytes = kTile * (steps | 1) * 64 + 8192 +
-                        2 * (steps * 4096 + padded * 192 + kTile * kTile * 4 + padded * kTile * 4) +
-                        3 * kTile * 4;
-  return bytes / static_cast<int64_t>(sizeof(float));
 }
 
 // CUDA's bodies. Bounds are checked; a.delta is workspace of the backward pass, which fills it first.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/attention/attention_amx_memory.h"
 #include "kernels/attention/attention_args.h"
 #include "kernels/common/cpu_facts.h"
 #include "kernels/common/rows.h"
@@ -57,23 +58,30 @@ struct Bodies {
   Isa isa;
   decltype(&real_amx::gemm_part) gemm[2];
   decltype(&real_amx::gemm_tn_part) gemm_tn[2];
-  decltype(&real_amx::attention_forward_task) forward[2], backward_keys[2], backward_queries[2];
+  // Of attention: v and k of a block of keys packed, both passes of a block of queries, dK and dV of its
+  // keys.
+  using Task = decltype(&real_amx::attention_forward_task);
+  Task values[2], forward[2], keys[2], backward[2], finish[2];
 };
 const Bodies kBodies[] = {
     {"amx",
      Isa::amx,
      {real_amx::gemm_part, emulated_amx::gemm_part},
      {real_amx::gemm_tn_part, emulated_amx::gemm_tn_part},
+     {real_amx::attention_prepare_values, emulated_amx::attention_prepare_values},
      {real_amx::attention_forward_task, emulated_amx::attention_forward_task},
-     {real_amx::attention_backward_keys_task, emulated_amx::attention_backward_keys_task},
-     {real_amx::attention_backward_queries_task, emulated_amx::attention_backward_queries_task}},
+     {real_amx::attention_prepare_keys, emulated_amx::attention_prepare_keys},
+     {real_amx::attention_backward_task, emulated_amx::attention_backward_task},
+     {real_amx::attention_finish_keys, emulated_amx::attention_finish_keys}},
     {"avx512bf16",
      Isa::avx512bf16,
      {real_dots::gemm_part, emulated_dots::gemm_part},
      {real_dots::gemm_tn_part, emulated_dots::gemm_tn_part},
+     {real_dots::attention_prepare_values, emulated_dots::attention_prepare_values},
      {real_dots::attention_forward_task, emulated_dots::attention_forward_task},
-     {real_dots::attention_backward_keys_task, emulated_dots::attention_backward_keys_task},
-     {real_dots::attention_backward_queries_task, emulated_dots::attention_backward_queries_task}},
+     {real_dots::attention_prepare_keys, emulated_dots::attention_prepare_keys},
+     {real_dots::attention_backward_task, emulated_dots::attention_backward_task},
+     {real_dots::attention_finish_keys, emulated_dots::attention_finish_keys}},
 };
 
 class EmulatedBf16 : public ::testing::TestWithParam<Bodies> {
@@ -137,30 +145,36 @@ TEST_P(EmulatedBf16, AttentionHasTheCpusBits) {
       Tensor o, dq, dk, dv, lse;
     } got[2] = {{q, q, k, v, Tensor(DType::f32, 2, rows, 0)}, {q, q, k, v, Tensor(DType::f32, 2, rows, 0)}};
     for (const int i : {0, 1}) {
-      Memory work(static_cast<size_t>(attention::amx_workspace(dim)), 7.f);
-      std::vector<float> delta(static_cast<size_t>(2 * rows), 0.25f);
       float* const lse = got[i].lse.mat().row<float>(0);
-      const attention::Args a{shape,
-                              q,
-                              k,
-                              v,
-                              got[i].o,
-                              d_o,
-                              lse,
-                              rows,
-                              delta.data(),
-                              got[i].o.mat(),
-                              got[i].dq.mat(),
-                              got[i].dk.mat(),
-                              got[i].dv.mat(),
-                              lse};
-      for (const int head : {0, 1})
-        for (int64_t first = 0; first < rows; first += attention::kTile) {
-          const attention::Rows place{0, rows, 0, rows, head, 0};
-          GetParam().forward[i](a, place, first, work.data());
-          GetParam().backward_queries[i](a, place, first, work.data());
-          if (head == 1) GetParam().backward_keys[i](a, place, first, work.data());
-        }
+      attention::Args a{shape,
+                        q,
+                        k,
+                        v,
+                        got[i].o,
+                        d_o,
+                        lse,
+                        rows,
+                        nullptr,
+                        got[i].o.mat(),
+                        got[i].dq.mat(),
+                        got[i].dk.mat(),
+                        got[i].dv.mat(),
+                        lse};
+      const int64_t block = attention::KeyBlocks(a.padded_dim(), true).bytes;
+      const int64_t each = std::max(attention::ForwardMemory(a).bytes, attention::BackwardMemory(a).bytes);
+      Memory memory(static_cast<size_t>((each + attention::shared_blocks(rows, 1) * block) / 4), 7.f);
+      char* const work = reinterpret_cast<char*>(memory.data());
+      a.shared = work + each;
+      const auto run = [&](const Bodies::Task* task, int head, bool down) {
+        for (int64_t n = 0, blocks = (rows + attention::kTile - 1) / attention::kTile; n < blocks; ++n)
+          task[i](a, {0, rows, 0, rows, head, 0, 0}, (down ? blocks - 1 - n : n) * attention::kTile, work);
+      };
+      const bool shares = rows > attention::kTile;
+      if (shares) run(GetParam().values, 0, false);
+      for (const int head : {0, 1}) run(GetParam().forward, head, true);
+      if (shares) run(GetParam().keys, 0, false);
+      run(GetParam().backward, 0, true);
+      if (shares) run(GetParam().finish, 0, false);
     }
     ASSERT_TRUE(got[0].o == got[1].o && got[0].lse == got[1].lse && got[0].dq == got[1].dq);
     ASSERT_TRUE(got[0].dk == got[1].dk && got[0].dv == got[1].dv);
