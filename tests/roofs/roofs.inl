@@ -18,12 +18,12 @@ inline constexpr double kRoundFlops = 12. * 2 * kLanes;
 // 1 KiB ahead, which is how a core reads most.
 inline float read_sum(const float* from, int64_t count) {
   constexpr int64_t kAhead = 256, kLine = 16;
-  const float* const half = from + count / 2;
   Vec s[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) s[i] = zero();
   for (int64_t at = 0; at < count / 2; at += 8 * kLanes)
-    for (const float* const p : {from + at, half + at}) {
+    for (int half = 0; half < 2; ++half) {
+      const float* const p = from + half * (count / 2) + at;
       for (int64_t i = 0; i < 8 * kLanes; i += kLine) __builtin_prefetch(p + i + kAhead);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) s[i] = add(s[i], load(p + i * kLanes));
