@@ -5,6 +5,8 @@
 #include <filesystem>
 #include <fstream>
 
+#include "kernels/common/cpu_facts.h"
+#include "kernels/common/isa.h"
 #include "tests/support/temp_folder.h"
 #include "tests/tools/run_support.h"
 
@@ -79,6 +81,32 @@ TEST_F(RunResume, LeftoversOfARunThatDiedEarlyAreCleared) {
     EXPECT_TRUE(name == ".lock" || name[0] != '.') << name;
   }
   EXPECT_EQ(metrics_of(out).size(), 1u);
+}
+
+// A checkpoint goes on with the ISA it was made with alone; one that the machine has not is refused at once.
+TEST_F(RunResume, TheIsaIsASetting) {
+  const auto on = [&](Isa isa, const std::string& to, Words words) {
+    words.insert(words.end(), {"--compute-dtype", "bf16"});
+    return run("qlora-train", train_words(to, words), {.environment = {{"QLORA_ISA", name_of(isa)}}});
+  };
+  for (const Isa isa : kIsas) {
+    const std::string to = scratch / name_of(isa);
+    const Ended first = on(isa, to, {"--max-steps", "1"});
+    if (!supported(isa)) {
+      expect_refused(
+          first, 2,
+          {std::string("QLORA_ISA=") + name_of(isa) + ": this machine lacks " + lacking(isa, this_cpu())});
+      continue;
+    }
+    ASSERT_EQ(first.code, 0) << first.err;
+    const Words further{"--max-steps", "2", "--resume-from-checkpoint", "last"};
+    for (const Isa other : kIsas)
+      if (other != isa && supported(other))
+        expect_refused(on(other, to, further), 2,
+                       {std::string("isa ") + name_of(isa) + ", this run has " + name_of(other)});
+    const Ended again = on(isa, to, further);
+    EXPECT_EQ(again.code, 0) << again.err;
+  }
 }
 
 TEST_F(RunResume, ChangedSettingIsRefusedWithBothValues) {
