@@ -135,11 +135,10 @@ struct AttentionStepKernel {
 
   QLORA_DEVICE void add_values(Shared<float> scores, Shared<float> sums, int begin, int count,
                                int64_t at) const {
-    const bool inside = column() < shape.head_dim;
     float own[kHeads][8] = {};
     for (int j = turn(); j < count; j += kAtOnce) {
       float value[8] = {};
-      if (inside) load_eight(v[begin + j] + at + column(), on_16, value);
+      if (column() < shape.head_dim) load_eight(v[begin + j] + at + column(), on_16, value);
 #pragma unroll
       for (int h = 0; h < kHeads; ++h) {
         const float p = scores[h * kPart + j];
