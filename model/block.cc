@@ -16,7 +16,7 @@ namespace {
 struct Tile {
   int64_t begin, rows;
   Tile(const BlockBatch& b, int64_t t)
-      : begin(std::min(t * kRowTile, b.tokens)), rows(std::min(kRowTile, b.tokens - begin)) {}
+      : begin(std::min(t * b.tile_rows, b.tokens)), rows(std::min(b.tile_rows, b.tokens - begin)) {}
   Mat of(const Mat& m) const { return m.row_range(begin, rows); }
   ConstMat of(const ConstMat& m) const { return m.row_range(begin, rows); }
   DropoutRows of(const DropoutRows& d) const { return d.row_range(begin, rows); }
@@ -28,7 +28,7 @@ void for_tiles(Exec& e, const BlockBatch& b, F&& f) {
   e.loop(b.tiles, b.whole_tiles, [&](int64_t t) { f(Tile(b, t)); });
 }
 
-int64_t tile_rows(const BlockBatch& b) { return std::min(kRowTile, b.tokens); }
+int64_t tile_rows(const BlockBatch& b) { return std::min(b.tile_rows, b.tokens); }
 
 Mat first_rows(const Matrix& m, int64_t rows) { return m.view().row_range(0, rows); }
 

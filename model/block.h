@@ -9,6 +9,7 @@
 #include "memory/exec.h"
 #include "model/desc.h"
 #include "model/linear.h"
+#include "model/row_tile.h"
 
 namespace qlora {
 
@@ -17,6 +18,7 @@ namespace qlora {
 struct Numerics {
   DType compute = DType::bf16;
   DType stream = DType::f32;
+  int64_t row_tile = kRowTile;  // model/row_tile.h
 };
 
 // One block's frozen weights.
@@ -30,6 +32,7 @@ struct BlockWeights {
 // What a batch is, to a block: rows are tokens, documents end to end.
 struct BlockBatch {
   int64_t tokens = 0;
+  int64_t tile_rows = kRowTile;
   int64_t tiles = 1;       // row tiles to go through: the planned number, however few tokens there are
   double whole_tiles = 1;  // how many whole ones the planned tokens make
   Segments docs;
@@ -101,10 +104,6 @@ struct BlockSaved {
 
 // What the fields of one of kSavedGroups take for so many tokens, end to end.
 size_t group_bytes(const BlockContext& c, int64_t tokens, size_t group);
-
-// Rows that projections and the MLP go through at a time: part of the arithmetic (gradients add up tile by
-// tile), so a constant.
-inline constexpr int64_t kRowTile = 512;
 
 // The forward pass in two parts: q, k, v and attention's output from saved.x0, then the rest.
 void block_attend(Exec& e, const BlockContext& c, const BlockBatch& batch, const SavePolicy& keep,

@@ -55,8 +55,9 @@ BlockBatch Decoder::block_batch(const Exec& e, const TokenBatch& b, const Dropou
   if (!e.rehearsing()) rope_.fill();
   BlockBatch batch;
   batch.tokens = static_cast<int64_t>(b.ids.size());
-  batch.tiles = chunks_of(limits_.tokens, kRowTile);
-  batch.whole_tiles = whole_chunks(limits_.tokens, kRowTile);
+  batch.tile_rows = numerics_.row_tile;
+  batch.tiles = chunks_of(limits_.tokens, batch.tile_rows);
+  batch.whole_tiles = whole_chunks(limits_.tokens, batch.tile_rows);
   batch.docs = {b.cu_seqlens, b.cu_seqlens};
   batch.positions = b.positions;
   batch.drop = {dropout, b.places};

@@ -188,18 +188,18 @@ void PagedWeights::Pass::embedding_rows(std::span<const int32_t> ids, float scal
   const int64_t tokens = static_cast<int64_t>(ids.size()), vocab = table.rows;
   if (!in_file)  // pinned memory for a tile, not for all
     return exec_.loop(batch.tiles, batch.whole_tiles, [&](int64_t t) {
-      const int64_t begin = std::min(t * kRowTile, tokens), n = std::min(kRowTile, tokens - begin);
+      const int64_t begin = std::min(t * batch.tile_rows, tokens), n = std::min(batch.tile_rows, tokens - begin);
       embedding_of_host(exec_, ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(n)), table, scale,
                         y.row_range(begin, n));
     });
   const auto row_bytes = static_cast<size_t>(table.code_bytes()) / static_cast<size_t>(table.rows);
   const Buffer rows = exec_.allocate(Region::staging, "embedding rows",
-                                     static_cast<size_t>(std::min(tokens, kRowTile)) * row_bytes);
+                                     static_cast<size_t>(std::min(tokens, batch.tile_rows)) * row_bytes);
   const Buffer places = exec_.allocate(Region::staging, "embedding places",
-                                       static_cast<size_t>(std::min(tokens, kRowTile)) * sizeof(int32_t));
+                                       static_cast<size_t>(std::min(tokens, batch.tile_rows)) * sizeof(int32_t));
   table.data = rows.data();
   exec_.loop(batch.tiles, batch.whole_tiles, [&](int64_t t) {
-    const int64_t begin = std::min(t * kRowTile, tokens), n = std::min(kRowTile, tokens - begin);
+    const int64_t begin = std::min(t * batch.tile_rows, tokens), n = std::min(batch.tile_rows, tokens - begin);
     table.rows = n;
     for (int64_t i = 0; i < n && !exec_.rehearsing(); ++i) {
       const int32_t id = ids[static_cast<size_t>(begin + i)];

@@ -65,6 +65,24 @@ TEST(RunCuda, AnUnknownBodyIsRefused) {
   EXPECT_EQ(lines_of(e.err).size(), 1u) << e.err;
 }
 
+// Rows of a tile are part of the arithmetic: what one number began another does not go on with.
+TEST(RunCuda, RowsOfATileAreTheRuns) {
+  const test::TempFolder scratch;
+  const auto by = [&](const char* rows, const Words& more) {
+    Words words = on_card(scratch / "out", {"--device", "cuda"});
+    words.insert(words.end(), more.begin(), more.end());
+    return run("emulated-qlora-train", words, {.environment = {{"QLORA_ROW_TILE", rows}}});
+  };
+  const Ended wrong = by("100", {});
+  EXPECT_EQ(wrong.code, 2);
+  EXPECT_NE(wrong.err.find("QLORA_ROW_TILE=100: a multiple of 512"), std::string::npos) << wrong.err;
+  ASSERT_EQ(by("1024", {"--max-steps", "1", "--eval-fraction", "0"}).code, 0);
+  const Ended other =
+      by("512", {"--max-steps", "2", "--eval-fraction", "0", "--resume-from-checkpoint", "last"});
+  EXPECT_EQ(other.code, 2);
+  EXPECT_NE(other.err.find("tiles of 1024 rows"), std::string::npos) << other.err;
+}
+
 // A card too small, and too little of the host's memory: the bytes, before anything is trained.
 TEST(RunCuda, ABudgetThatDoesNotFitIsRefused) {
   const test::TempFolder scratch;

@@ -53,6 +53,7 @@ struct How {
   Keep keep = Keep::store;
   bool page_moments = false;
   bool poison = false;
+  int64_t row_tile = kRowTile;
 };
 
 const std::vector<Batch>& microbatches() {
@@ -66,6 +67,7 @@ std::unique_ptr<Engine> engine_of(const std::shared_ptr<const Model>& model, con
   EngineOptions o;
   o.device = {how.device, 0};
   o.numerics.compute = how.compute;
+  o.numerics.row_tile = how.row_tile;
   o.threads = 2;
   o.train = maxima_of(microbatches());
   o.eval = maxima_of({microbatches().data(), 1});
@@ -203,6 +205,38 @@ TEST_F(CudaStep, TheSameBitsHoweverItRuns) {
   How paged = eight;
   paged.page_moments = true;
   expect_same(trained(model, eight, 2, 1), trained(model, paged, 2, 1));
+}
+
+// Batches of more rows than a tile, the last one ragged: what one tile gives, but for the order of sums; and
+// the same bits however it runs.
+TEST_F(CudaStep, RowsGoByTiles) {
+  const auto model = model_with(false);
+  How tiles{.compute = DType::f32, .row_tile = 8};
+  const Trained whole = trained(model, {.compute = DType::f32}, 1, 1), parts = trained(model, tiles, 1, 1);
+  EXPECT_NEAR(parts.losses[0] / whole.losses[0], 1, 2e-6);
+  EXPECT_LE(worst_of(parts.grads, whole.grads), 3e-5);
+  tiles.compute = DType::bf16;
+  const Trained stored = trained(model, tiles, 2, 1);
+  tiles.keep = Keep::recompute;
+  tiles.poison = true;
+  const Trained again = trained(model, tiles, 2, 1);
+  EXPECT_EQ(stored.grads, again.grads);
+  EXPECT_EQ(stored.params, again.params);
+}
+
+// Of the data center, others, none.
+TEST(RowTile, IsTheMachinesAlone) {
+  EXPECT_EQ(row_tile({DeviceKind::cpu, 0}), kRowTile);
+  EXPECT_EQ(row_tile({DeviceKind::cuda, 0}), kRowTile) << "the emulated card is of 8.0";
+  EXPECT_EQ(row_tile_of("4096"), 4096);
+  for (const char* wrong : {"0", "-512", "500", "512x", "", "131072"}) {
+    try {
+      row_tile_of(wrong);
+      ADD_FAILURE() << wrong;
+    } catch (const Error& e) {
+      EXPECT_EQ(e.category(), Category::usage) << wrong;
+    }
+  }
 }
 
 TEST_F(CudaStep, AResumedRunHasTheSameBits) {

@@ -127,6 +127,7 @@ void save_text(const TextTools& text, const std::string& folder) {
 Numerics numerics_of(const Options& options) {
   Numerics n;
   n.compute = options.get<std::string>("compute-dtype") == "fp32" ? DType::f32 : DType::bf16;
+  n.row_tile = row_tile(device_of(options));
   return n;
 }
 

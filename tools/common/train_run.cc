@@ -96,6 +96,7 @@ std::string arithmetic_of(const Device& device, DType compute) {
   if (device.kind != DeviceKind::cuda) return name_of(active_isa());
   const cuda::Found card = cuda::find(device.index);
   std::string text = cat("cuda sm_", card.major, card.minor);
+  if (const int64_t rows = row_tile(device); rows != kRowTile) text += cat(", tiles of ", rows, " rows");
   // Products of bf16 hang on who multiplies, too.
   if (compute != DType::bf16) return text;
   if (const char* const gemm = std::getenv("QLORA_GEMM")) text += cat(", QLORA_GEMM=", gemm);

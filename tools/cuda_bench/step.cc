@@ -50,6 +50,7 @@ EngineOptions options_of(int device, const StepSize& s, const Batch& b) {
   o.train = {b.tokens(), b.documents(), s.sequence, static_cast<int64_t>(b.loss_rows.size())};
   o.batch_rows = s.rows;
   o.accumulation = s.accumulation;
+  o.numerics.row_tile = row_tile(o.device);
   o.rates = cuda_rates();
   const cuda::DeviceInfo card = cuda::device_info(device);
   o.context_bytes = card.total_bytes - card.free_bytes;
@@ -71,6 +72,7 @@ void measure_steps(Bench& b, MatrixRoof& roof, const char* part, Training& train
     roofs.push_back(roof.rate(b.sizes.sustained));
   }
   const double took = median(seconds), flops = flops_per_token(s);
+  b.report.say(cat(part, ": ", row_tile({DeviceKind::cuda, b.device}), " rows a tile"));
   const std::string what = cat(s.name, ", ", s.rows, " x ", s.sequence, " x ", s.accumulation);
   b.report.add({part, what, took, tokens / took, "tokens/s", 0, ""});
   b.report.add({part, what + ", model flops", took, 1e-12 * flops * tokens / took, "TFLOP/s",
