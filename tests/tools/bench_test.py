@@ -1,6 +1,8 @@
 """The parts of tools/bench that measure nothing: counts, tables, pictures, plans and marks."""
 
 import argparse
+import contextlib
+import io
 import json
 import struct
 import sys
@@ -164,7 +166,9 @@ class Sweep(unittest.TestCase):
             self.assertEqual(sweep.Results(path, "one", False).get(sweep.run_of(512)), {"took": 1})
             self.assertIsNone(sweep.Results(path, "one", False).get(sweep.run_of(1024)))
             self.assertIsNone(sweep.Results(path, "one", True).get(sweep.run_of(512)))
-            self.assertIsNone(sweep.Results(path, "two", False).get(sweep.run_of(512)))
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                self.assertIsNone(sweep.Results(path, "two", False).get(sweep.run_of(512)))
+            self.assertIn("another build", said.getvalue())
 
     def test_marks_and_picture(self):
         speeds = {512: 1000.0, 8192: 600.0}
@@ -259,6 +263,29 @@ class Ops(unittest.TestCase):
         same = {"name": "product/nt_nf4_bf16/M:512/N:1/K:1", "real_time": 1, "time_unit": "ms", "GFLOP/s": 5}
         self.assertEqual(ops.row_of({**same, "peak%": 50, "own%": 50})[3], "50 % of the peak")
         self.assertEqual(ops.row_of({**same, "peak%": 5, "own%": 50})[3], "5 % of the peak; 50 % of what its instructions reach")
+
+    def test_shapes_of_an_op_are_summed_up(self):
+        def one(name, **counters):
+            return {"name": f"{name}/iterations:1/manual_time", **counters}
+
+        found = [
+            one("product/nt/M:1/N:2", **{"GFLOP/s": 900.4, "peak%": 20, "own%": 20}),
+            one("product/nt/M:3/N:2", **{"GFLOP/s": 1200.0, "peak%": 30, "own%": 30}),
+            one("product/nn/M:3/N:2", **{"GFLOP/s": 50.0, "peak%": 5, "own%": 70}),
+            one("rms/fp32/576", **{"GB/s": 3.25, "move%": 50.0}),
+            one("adam/65536", **{"GB/s": 3.25, "move%": 50.0}),
+            one("loss/rows:8", **{"GB/s": 3.25, "move%": 50.0}),
+        ]
+        self.assertEqual(
+            ops.summary(found),
+            [
+                ["product/nt", 2, "900 to 1,200 GFLOP/s", "20 to 30 % of the peak"],
+                ["product/nn", 1, "50 GFLOP/s", "5 % of the peak; 70 % of what its instructions reach"],
+                ["rms/fp32", 1, "3.2 GB/s", "50 % of moving as many bytes"],
+                ["adam", 1, "3.2 GB/s", "50 % of moving as many bytes"],
+                ["loss", 1, "3.2 GB/s", "50 % of moving as many bytes"],
+            ],
+        )
 
     def test_a_run_is_void_where_the_peer_beats_the_peak(self):
         measured = values_with(1e12)["roofs"]["2"]

@@ -9,6 +9,8 @@ import subprocess
 from bench_lib import docs, engines, roofs
 from bench_lib.engines import place
 
+FULL = engines.ROOT / "docs/bench/ops.md"
+
 # What the project wants, as (benchmarks, counter, share, words).
 WANTED = (
     (r"^product/n[tn]_nf4_bf16/M:(512|2048)/", "peak%", 85, "NF4 products, M of 512 and more"),
@@ -53,6 +55,29 @@ def row_of(one):
     return [name, f"{milliseconds:,.3f}", rate, "; ".join(shares)]
 
 
+def span(values, digits=0):
+    low, high = f"{min(values):,.{digits}f}", f"{max(values):,.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def summary(found):
+    """[op and variant, shapes, rate, share of its roof] over all shapes of each."""
+    families = {}
+    for one in found:
+        name = "/".join(word for word in one["name"].split("/")[:2] if not word[:1].isdigit() and ":" not in word)
+        families.setdefault(name, []).append(one)
+    rows = []
+    for name, runs in families.items():
+        rate, digits = ("GFLOP/s", 0) if "GFLOP/s" in runs[0] else ("GB/s", 1)
+        shares = [
+            f"{span([one[counter] for one in runs])} % of {words}"
+            for counter, words in COUNTERS.items()
+            if counter in runs[0] and not (counter == "own%" and runs[0]["own%"] == runs[0]["peak%"])
+        ]
+        rows.append([name, len(runs), f"{span([one[rate] for one in runs], digits)} {rate}", "; ".join(shares)])
+    return rows
+
+
 def marks_of(found):
     marks = []
     for pattern, counter, wanted, words in WANTED:
@@ -90,8 +115,11 @@ def ops(options):
         print("  ok     " if good else "  missed ", line)
     if options.write_docs:
         head = f"`{docs.command()}`, {docs.today()}, {engines.machine()}, load {os.getloadavg()[0]:.1f} at the end."
-        lines = [head, "", *(f"- {line}" for line in roofs.lines_of(best)), "", table, ""]
-        docs.write("ops", "\n".join([*lines, docs.marks(marks)]))
+        FULL.parent.mkdir(exist_ok=True)
+        FULL.write_text(f"# Each op, shape by shape\n\n{head}\n\n{table}\n", encoding="utf-8")
+        short = docs.table(["op", "shapes", "rate", "share"], summary(found))
+        lines = [head, "Shape by shape: [bench/ops.md](bench/ops.md).", "", *(f"- {line}" for line in roofs.lines_of(best))]
+        docs.write("ops", "\n".join([*lines, "", short, "", docs.marks(marks)]))
     return 0 if all(good for good, _ in marks) else 1
 
 
