@@ -1,6 +1,7 @@
 """Markdown tables, and the sections of docs/benchmarks.md that tools/bench writes."""
 
 import datetime
+import shlex
 import sys
 
 from bench_lib.engines import ROOT, place
@@ -26,7 +27,7 @@ def command(words=None):
             at = words.index(name)
             del words[at : at + 1 + takes]
         words = [word for word in words if not word.startswith(name + "=")]
-    return " ".join(["tools/bench", *words])
+    return shlex.join(["tools/bench", *words])
 
 
 def today():

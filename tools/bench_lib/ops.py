@@ -83,7 +83,7 @@ def marks_of(found):
     for pattern, counter, wanted, words in WANTED:
         shares = [one[counter] for one in found if re.search(pattern, one["name"]) and counter in one]
         if shares:
-            line = f"{words}: {min(shares):.0f} to {max(shares):.0f} % of {COUNTERS[counter]}, {wanted} wanted"
+            line = f"{words}: {span(shares)} % of {COUNTERS[counter]}, {wanted} wanted"
             marks.append((min(shares) >= wanted, line))
     return marks
 

@@ -76,10 +76,11 @@ def verdict(roofs, theirs):
 
 
 def lines_of(roofs):
+    threads = f"{roofs['threads']} thread{'s' if roofs['threads'] > 1 else ''}"
     for name, flops in roofs["flops"].items():
         mark = ", the peak" if flops == roofs["peak"] else ""
-        yield f"{roofs['threads']} threads, {name}: {flops / 1e9:,.0f} GFLOP/s{mark}"
+        yield f"{threads}, {name}: {flops / 1e9:,.0f} GFLOP/s{mark}"
     yield (
-        f"{roofs['threads']} threads, read from memory ({roofs['read_from'] / 2**20:.0f} MiB): "
+        f"{threads}, read from memory ({roofs['read_from'] / 2**20:.0f} MiB): "
         f"{roofs['read_bytes'] / 1e9:.1f} GB/s"
     )
