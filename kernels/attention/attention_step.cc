@@ -21,7 +21,8 @@ void attention_step(Exec& e, const AttentionShape& s, const ConstMat& q, const C
         "attention_step: q, k, v, o do not fit the heads");
   check(!e.on_cuda() || (s.head_dim % 8 == 0 && s.head_dim <= 256), "attention_step: head_dim ", s.head_dim);
   attention::StepArgs on_cuda{s, q, k, v, o, nullptr};
-  const size_t floats = e.on_cuda() ? on_cuda.step_floats() : static_cast<size_t>(s.q_heads * k.rows);
+  const size_t floats =
+      e.on_cuda() ? on_cuda.step_floats() : static_cast<size_t>(s.q_heads * (k.rows + s.head_dim));
   const Buffer scores = e.allocate(Region::workspace, "attention scores", floats * sizeof(float));
   const double seen = static_cast<double>(s.window > 0 ? std::min<int64_t>(s.window, k.rows) : k.rows) *
                       static_cast<double>(s.q_heads * q.rows);
@@ -30,7 +31,8 @@ void attention_step(Exec& e, const AttentionShape& s, const ConstMat& q, const C
   on_cuda.parts = scores.as<float>();
   if (e.on_cuda()) return attention::step_cuda(e, on_cuda);
   const auto head = QLORA_PICK(attention_step_head);
-  e.parallel(s.q_heads, [&](int64_t h, int) { head(s, q, k, v, o, h, scores.as<float>() + h * k.rows); });
+  e.parallel(s.q_heads,
+             [&](int64_t h, int) { head(s, q, k, v, o, h, scores.as<float>() + h * (k.rows + s.head_dim)); });
 }
 
 }  // namespace qlora

@@ -1,12 +1,43 @@
-// One query head: scores [keys] is its memory.
+// One query head: scores [keys + head_dim] is its memory, q in fp32 at the end.
 
+// A lane's part each of q . k.
 template <class T>
-inline float step_dot(const T* a, const T* b, int64_t n) {
+inline Vec step_dot(const float* q, const T* k, int64_t n) {
   Vec total = zero();
   int64_t c = 0;
-  for (; c + kLanes <= n; c += kLanes) total = fma(load(a + c), load(b + c), total);
-  if (c < n) total = fma(load_part(a + c, n - c), load_part(b + c, n - c), total);
-  return sum(total);
+  for (; c + kLanes <= n; c += kLanes) total = fma(load(q + c), load(k + c), total);
+  if (c < n) total = fma(load_part(q + c, n - c), load_part(k + c, n - c), total);
+  return total;
+}
+
+// A head's part of a row of the cache lies far from the next row's: what will be wanted is asked for.
+template <class T>
+inline void step_ahead(const ConstMat& m, int64_t row, int64_t col, int64_t dim) {
+  const char* const at = reinterpret_cast<const char*>(m.row<T>(row < m.rows ? row : m.rows - 1) + col);
+  for (int64_t b = 0; b < dim * static_cast<int64_t>(sizeof(T)); b += 64) __builtin_prefetch(at + b);
+}
+
+// scores[j] = q . k[j] * scale, some keys' lanes turned into a lane a key.
+template <class T>
+inline void step_scores(const AttentionShape& s, const float* q, const ConstMat& k, const ConstMat& v,
+                        int64_t first, int64_t keys, int64_t col, float* scores) {
+  constexpr int64_t kKeysAhead = 32;
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const int64_t n = keys - j < kLanes ? keys - j : kLanes;
+    Vec parts[kLanes];
+    for (int64_t i = 0; i < n; ++i) {
+      step_ahead<T>(k, first + j + i + kKeysAhead, col, s.head_dim);
+      step_ahead<T>(v, first + j + i, col, s.head_dim);
+    }
+    for (int64_t i = 0; i < kLanes; ++i)
+      parts[i] = i < n ? step_dot(q, k.row<T>(first + j + i) + col, s.head_dim) : zero();
+    transpose(parts);
+    Vec total = parts[0];
+    for (int i = 1; i < kLanes; ++i) total = add(total, parts[i]);
+    store_part(scores + j, mul(total, set1(s.scale)), n);
+  }
+  if (s.softcap > 0)
+    for (int64_t j = 0; j < keys; ++j) scores[j] = s.softcap * std::tanh(scores[j] / s.softcap);
 }
 
 // scores[0 .. keys) to exp(score - greatest); returns their sum.
@@ -31,10 +62,9 @@ inline void step_head(const AttentionShape& s, const T* q, const ConstMat& k, co
                       T* o, float* scores) {
   const int64_t dim = s.head_dim, first = s.window > 0 && s.window < k.rows ? k.rows - s.window : 0;
   const int64_t keys = k.rows - first;
-  for (int64_t j = 0; j < keys; ++j) {
-    const float score = step_dot(q, k.row<T>(first + j) + col, dim) * s.scale;
-    scores[j] = s.softcap > 0 ? s.softcap * std::tanh(score / s.softcap) : score;
-  }
+  float* const wide = scores + k.rows;
+  for (int64_t c = 0; c < dim; c += kLanes) store_part(wide + c, load_part(q + c, dim - c), dim - c);
+  step_scores<T>(s, wide, k, v, first, keys, col, scores);
   const float total = step_softmax(scores, keys);
   constexpr int64_t kVecs = 4;  // columns that go side by side
   for (int64_t c = 0; c < dim; c += kVecs * kLanes) {

@@ -201,7 +201,7 @@ class IntBlocks<Format::fp4> : public CodeBlocks<Format::fp4> {
 // together: so many of any blocks fill vectors.
 inline constexpr int64_t kIntSegment = 128, kIntChunk = 8;
 // What is asked for beyond the chunk whose factors are decoded: the time from memory.
-inline constexpr int64_t kAheadBytes = 4096;
+inline constexpr int64_t kAheadBytes = 8192;
 
 // A row of x in a term's room, in floats from its beginning: the integers, step after step; each block's unit
 // (in a row of one segment all of them for each output of a chunk, as their factors will lie); the sum of
@@ -269,10 +269,14 @@ inline void int_step(const Blocks& w, const uint8_t* codes, int64_t bytes, int64
                      const float* const (&factor)[kOutputs][kRows], const uint8_t* ints, int64_t x_bytes,
                      Vec (&sums)[kOutputs][kRows]) {
   const uint8_t* const x = ints + b / Blocks::kTogether * Blocks::kIntBytes;
+  // Line after line, as the hardware looks further ahead then; the rows' places in it are others'.
+  constexpr int64_t kStep = kOutputs * Blocks::kTogether * Blocks::kBytes;
+  const uint8_t* const later = codes + kIntChunk * bytes + kAheadBytes + b * kOutputs * Blocks::kBytes;
+#pragma GCC unroll 5
+  for (int64_t i = 0; i < kStep; i += 64) __builtin_prefetch(later + i);
 #pragma GCC unroll 4
   for (int r = 0; r < kOutputs; ++r) {
     const uint8_t* const at = codes + r * bytes + b * Blocks::kBytes;
-    __builtin_prefetch(at + kIntChunk * bytes + kAheadBytes);
     const auto weights = w.at(at, together);
 #pragma GCC unroll 4
     for (int m = 0; m < kRows; ++m)
