@@ -1,5 +1,8 @@
 #include "memory/thread_pool.h"
 
+#include <algorithm>
+#include <chrono>
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -7,9 +10,13 @@
 namespace qlora {
 namespace {
 
-// About 20 microseconds: longer than the serial part between two ops, shorter than what a sleeping thread
-// costs.
-constexpr int kSpins = 500;
+// 20 to 200 microseconds where a pause is long: what a thread that sleeps costs, itself and whoever wakes it,
+// is little on a machine of one's own and much in a virtual one. Waits that a little more spinning would have
+// ended make the next ones longer, long ones (cores shared with other programs) shorter. More threads than
+// cores never do: a thread that spins is in the way of the one that it waits for.
+constexpr int kLeastSpins = 500, kMostSpins = 5000;
+constexpr std::chrono::microseconds kLongWait{150};
+thread_local int spins = kLeastSpins, most_spins = kLeastSpins;
 
 inline void pause() {
 #if defined(__x86_64__)
@@ -19,11 +26,14 @@ inline void pause() {
 
 // Returns once `a` is no longer `value`.
 void await_change(const std::atomic<uint32_t>& a, uint32_t value) {
-  for (int i = 0; i < kSpins; ++i) {
+  for (int i = 0; i < spins; ++i) {
     if (a.load(std::memory_order_acquire) != value) return;
     pause();
   }
+  const auto start = std::chrono::steady_clock::now();
   a.wait(value, std::memory_order_acquire);
+  const bool soon = std::chrono::steady_clock::now() - start < kLongWait;
+  spins = soon ? std::min(most_spins, spins * 2) : std::max(kLeastSpins, spins / 2);
 }
 
 void end(std::vector<std::thread>& workers, std::atomic<bool>& stop, std::atomic<uint32_t>& round) {
@@ -36,8 +46,15 @@ void end(std::vector<std::thread>& workers, std::atomic<bool>& stop, std::atomic
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) {
+  const bool crowded = static_cast<unsigned>(threads) > std::thread::hardware_concurrency();
+  const int most = most_spins = crowded ? kLeastSpins : kMostSpins;
+  spins = kLeastSpins;
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
+    for (int i = 1; i < threads; ++i)
+      workers_.emplace_back([this, i, most] {
+        most_spins = most;
+        work(i);
+      });
   } catch (...) {  // no room for one more thread: those that run must end before their handles go
     end(workers_, stop_, round_);
     throw;
@@ -49,6 +66,7 @@ ThreadPool::ThreadPool(int threads) {
 
 ThreadPool::~ThreadPool() { end(workers_, stop_, round_); }
 
+// Tasks begin in the order of their numbers: one may wait for what a smaller one does (attention's turns).
 void ThreadPool::take_tasks(int worker) {
   for (int64_t t = next_.fetch_add(1, std::memory_order_relaxed); t < tasks_;
        t = next_.fetch_add(1, std::memory_order_relaxed))
