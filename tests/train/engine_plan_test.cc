@@ -101,7 +101,9 @@ TEST(EnginePlanTest, NeverSlowerThanAUniformChoiceThatFits) {
   EXPECT_EQ(former, 0) << "with room for everything nothing is computed again";
 }
 
-// On a card both sides grow so, whatever has left it.
+// On a card both sides grow so, whatever has left it. Where the peak moves from the loss, with its chunk of
+// logits, to a block's backward pass, its slope grows by what attention keeps a token: between 1 and 2 % of
+// this model's.
 TEST(EnginePlanTest, GrowsLinearlyFrom2kTo128kTokens) {
   const Shapes shapes("configs/llama3_1_8b");
   for (const DeviceKind device : {DeviceKind::cpu, DeviceKind::cuda})
@@ -119,7 +121,7 @@ TEST(EnginePlanTest, GrowsLinearlyFrom2kTo128kTokens) {
         if (former > 0) slopes.push_back((bytes - former) / (static_cast<double>(tokens) / 2));
         former = bytes;
       }
-      for (size_t i = 1; i < slopes.size(); ++i) EXPECT_NEAR(slopes[i] / slopes[i - 1], 1, .01) << i;
+      for (size_t i = 1; i < slopes.size(); ++i) EXPECT_NEAR(slopes[i] / slopes[i - 1], 1, .02) << i;
     }
 }
 
