@@ -210,7 +210,8 @@ void Engine::choose_logits() {
   if (on_cuda() || options_.smallest || options_.checkpointing == Checkpointing::all) return;
   set(kWideLogitsBytes);
   const bool fits = options_.pinned.empty() ? attempt_uniform(Keep::store) : attempt(options_.pinned);
-  if (!fits) set(Decoder::kLogitsBytes);
+  const bool moments_gave_way = !moments_.in_memory() && !options_.paging.always;
+  if (!fits || moments_gave_way) set(Decoder::kLogitsBytes);
 }
 
 // Weights resident or not.

@@ -23,8 +23,11 @@
 //                                                                 // that a thread has what it wants
 //     static constexpr size_t kShared = 1024;                     // bytes of shared memory; may be left
 //                                                                 // out: 0
-//     static constexpr size_t kMostShared = kDeepSharedBytes;     // of a body that not every card runs
-//     (body.h) float* y; QLORA_DEVICE void operator()(SharedMemory shared) const;    // one thread
+//     static constexpr size_t kMostShared = kDeepSharedBytes;     // where not every card runs it (body.h);
+//                                                                 // may be left out
+//
+//     float* y;
+//     QLORA_DEVICE void operator()(SharedMemory shared) const;    // one thread
 //   };
 //   launch(e, Grid{blocks}, Kernel::kShared, Kernel{y});          // on e's stream; nothing waits
 //
