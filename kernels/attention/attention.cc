@@ -2,15 +2,15 @@
 
 #include <utility>
 
-#include "kernels/attention/attention_amx_memory.h"
 #include "kernels/attention/attention_args.h"
+#include "kernels/attention/attention_bf16_memory.h"
 #include "kernels/common/rows.h"
 
 #define QLORA_BODY "kernels/attention/attention_cpu.inl"
 #include "kernels/common/for_each_isa.h"
-#define QLORA_AVX512BF16_BODY "kernels/attention/attention_amx.inl"
+#define QLORA_AVX512BF16_BODY "kernels/attention/attention_bf16.inl"
 #include "kernels/common/for_avx512bf16.h"
-#define QLORA_AMX_BODY "kernels/attention/attention_amx.inl"
+#define QLORA_AMX_BODY "kernels/attention/attention_bf16.inl"
 #include "kernels/common/for_amx.h"
 
 namespace qlora {

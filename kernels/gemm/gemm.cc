@@ -7,9 +7,9 @@
 
 #define QLORA_BODY "kernels/gemm/gemm_cpu.inl"
 #include "kernels/common/for_each_isa.h"
-#define QLORA_AVX512BF16_BODY "kernels/gemm/gemm_amx.inl"
+#define QLORA_AVX512BF16_BODY "kernels/gemm/gemm_bf16.inl"
 #include "kernels/common/for_avx512bf16.h"
-#define QLORA_AMX_BODY "kernels/gemm/gemm_amx.inl"
+#define QLORA_AMX_BODY "kernels/gemm/gemm_bf16.inl"
 #include "kernels/common/for_amx.h"
 
 namespace qlora {

@@ -10,7 +10,7 @@ namespace qlora {
 // kBlockK terms of the sum (each GemmTerm begins a block), one chain of multiply-adds in order from 0, and
 // these are added up in order. Every other size is free: the same bits whatever the rows, the columns and the
 // threads. (bf16 products on AMX tiles and by vdpbf16ps are other arithmetics, in which nothing here counts:
-// gemm_amx.inl.)
+// gemm_bf16.inl.)
 inline constexpr int64_t kBlockK = 192;
 inline constexpr int64_t kStrideA = kBlockK + 16;  // of a packed block of x: off a power of two
 inline constexpr int64_t kMostRows = 512;          // of a task

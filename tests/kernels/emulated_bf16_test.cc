@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/attention/attention_amx_memory.h"
 #include "kernels/attention/attention_args.h"
+#include "kernels/attention/attention_bf16_memory.h"
 #include "kernels/common/cpu_facts.h"
 #include "kernels/common/rows.h"
 #include "kernels/gemm/gemm_blocks.h"

@@ -7,7 +7,7 @@
 
 #include "kernels/attention/attention_args.h"
 
-// What attention on tiles (attention_amx.inl) keeps where: one worker's memory, and blocks of kTile keys
+// What attention on tiles (attention_bf16.inl) keeps where: one worker's memory, and blocks of kTile keys
 // that tasks share. All offsets are multiples of 64 bytes.
 namespace qlora::attention {
 

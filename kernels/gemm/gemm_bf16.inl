@@ -22,7 +22,7 @@ inline void zero_pairs(int64_t count, int64_t cols, char* panel) {
     }
 }
 
-#include "kernels/gemm/gemm_amx_decode.inl"
+#include "kernels/gemm/gemm_bf16_decode.inl"
 
 // Terms of a sum that panels hold at a time: of one GemmTerm, `count` from k.
 struct Segment {

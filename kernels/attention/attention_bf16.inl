@@ -294,4 +294,4 @@ inline void attention_forward_task(const attention::Args& a, const attention::Ro
   attention_turn(o, a.out, d.q_begin + first, queries, q.col, dim, factor, [](int64_t i) { return i; });
 }
 
-#include "kernels/attention/attention_amx_backward.inl"
+#include "kernels/attention/attention_bf16_backward.inl"
