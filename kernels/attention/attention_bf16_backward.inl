@@ -214,7 +214,8 @@ struct AttentionBackward {
                       floats(of_head(h, m.sums)) + i, keys.start);
   }
 
-  // p, ds and dQ: while vectors are at one block the tiles multiply for the next.
+  // p, ds and dQ. A block's products stand before the vectors' work on the block before it: tiles multiply
+  // while that works on integers, not while it multiplies and adds (measured: TDPBF16PS and FMA take turns).
   void slopes_of(const Keys& keys) {
     const int64_t high = keys.rows / 32, count = high * (lanes / 32) * heads;
     products_of(keys, 0);
