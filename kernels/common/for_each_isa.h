@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "kernels/common/code_table.h"
+#include "kernels/common/intrinsics.h"
 #include "kernels/common/isa.h"
 #include "memory/dtype.h"
 
@@ -21,13 +22,6 @@ namespace qlora::scalar {
 }  // namespace qlora::scalar
 
 #if defined(__x86_64__)
-// GCC 12 warns of its own headers' undefined vectors (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-
 #pragma GCC push_options
 #pragma GCC target("avx2,fma,f16c")
 namespace qlora::avx2 {
