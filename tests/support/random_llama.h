@@ -1,6 +1,7 @@
 #pragma once
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -9,6 +10,8 @@
 #include "memory/random.h"
 #include "model/io/config_checkpoint.h"
 #include "model/io/stored_checkpoint.h"
+#include "model/weights.h"
+#include "tests/support/temp_folder.h"
 
 namespace qlora::test {
 
@@ -75,6 +78,15 @@ inline void write_random_llama(const std::string& folder, const LlamaShape& shap
 // The same with a hole for all weights: they read as zeros and take no room.
 inline void write_hollow_llama(const std::string& folder, const LlamaShape& shape) {
   write_llama(folder, shape, 0, false);
+}
+
+// A random Llama quantized here to NF4 with double quantization, in memory alone.
+inline std::shared_ptr<const Model> random_nf4_llama(const LlamaShape& shape, float amplitude) {
+  const TempFolder folder;
+  write_random_llama(folder.path(), shape, amplitude);
+  BaseSpec spec;
+  spec.quantize = QuantizedSpec{};
+  return Model::load(Checkpoint::open(folder.path()), spec, 2);
 }
 
 }  // namespace qlora::test

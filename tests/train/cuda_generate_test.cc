@@ -8,7 +8,6 @@
 #include "memory/cuda/emulated.h"
 #include "model/generate.h"
 #include "tests/support/random_llama.h"
-#include "tests/support/temp_folder.h"
 #include "tests/train/llama_fixture.h"
 #include "train/evaluator.h"
 
@@ -19,13 +18,9 @@ using Ids = std::vector<int32_t>;
 
 constexpr int32_t kVocab = 99;  // logits of one row begin on 16 bytes, those of the next do not
 
-// Two layers, quantized here to NF4 with double quantization; query heads share key heads.
+// Two layers; query heads share key heads.
 std::shared_ptr<const Model> model_with(bool tied) {
-  const test::TempFolder folder;
-  test::write_random_llama(folder.path(), {2, 64, 96, 4, 2, kVocab, tied}, .2f);
-  BaseSpec spec;
-  spec.quantize = QuantizedSpec{};
-  return Model::load(Checkpoint::open(folder.path()), spec, 2);
+  return test::random_nf4_llama({2, 64, 96, 4, 2, kVocab, tied}, .2f);
 }
 
 Ids prompt(size_t length, int32_t first) {

@@ -18,13 +18,9 @@ namespace {
 
 constexpr int64_t kVocab = 100;
 
-// Two layers, quantized here to NF4 with double quantization; query heads share key heads.
+// Two layers; query heads share key heads.
 std::shared_ptr<const Model> model_with(bool tied) {
-  const test::TempFolder folder;
-  test::write_random_llama(folder.path(), {2, 64, 96, 4, 2, kVocab, tied}, .2f);
-  BaseSpec spec;
-  spec.quantize = QuantizedSpec{};
-  return Model::load(Checkpoint::open(folder.path()), spec, 2);
+  return test::random_nf4_llama({2, 64, 96, 4, 2, kVocab, tied}, .2f);
 }
 
 // Documents of these lengths; some targets are masked.
