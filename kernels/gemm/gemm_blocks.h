@@ -59,24 +59,27 @@ struct GemmTasks {
   int64_t count() const { return row_blocks * col_groups; }
 
   GemmTasks(GemmTile tile, int64_t M, int64_t N, int threads) {
-    const int64_t most_rows = kMostRows / tile.rows * tile.rows;
-    row_blocks = ceil_div(M, most_rows);
-    rows = ceil_div(ceil_div(M, row_blocks), tile.rows) * tile.rows;
-    row_blocks = ceil_div(M, rows);
-    const int64_t panels = ceil_div(N, tile.cols);
-    // The rounds that the busiest worker makes times the cost of a task; packing x costs about a third of a
-    // panel.
-    int64_t best = 1;
+    const int64_t fewest = ceil_div(M, kMostRows / tile.rows * tile.rows), panels = ceil_div(N, tile.cols);
+    // The rounds that the busiest worker makes times the cost of a task, in rows of a panel: packing a row of
+    // x costs a third of one, decoding a panel about 128. So columns are divided where there are enough of
+    // them, and rows, for which panels are decoded again, where an adapter's rank is all there is.
     double least = 0;
-    for (int64_t per = std::min(panels, tile.most_panels); per >= 1; --per) {
-      const int64_t tasks = row_blocks * ceil_div(panels, per);
-      const double cost = static_cast<double>(ceil_div(tasks, threads)) * (static_cast<double>(per) + 0.33);
-      if (least == 0 || cost < least) {
+    for (int64_t blocks = fewest; blocks <= fewest * threads; ++blocks) {
+      const int64_t height = ceil_div(ceil_div(M, blocks), tile.rows) * tile.rows;
+      for (int64_t per = std::min(panels, tile.most_panels); per >= 1; --per) {
+        const int64_t tasks = ceil_div(M, height) * ceil_div(panels, per);
+        const double width =
+            static_cast<double>(std::min(per * tile.cols, N)) / static_cast<double>(tile.cols);
+        const double cost = static_cast<double>(ceil_div(tasks, threads)) *
+                            (width * static_cast<double>(height + 128) + static_cast<double>(height) / 3);
+        if (least != 0 && cost >= least) continue;
         least = cost;
-        best = per;
+        rows = height;
+        cols = per * tile.cols;
       }
+      if (height == tile.rows) break;
     }
-    cols = best * tile.cols;
+    row_blocks = ceil_div(M, rows);
     col_groups = ceil_div(N, cols);
   }
 };
