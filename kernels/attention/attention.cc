@@ -4,6 +4,7 @@
 
 #include "kernels/attention/attention_args.h"
 #include "kernels/attention/attention_bf16_memory.h"
+#include "kernels/attention/attention_vector_memory.h"
 #include "kernels/common/rows.h"
 
 #define QLORA_BODY "kernels/attention/attention_cpu.inl"
@@ -23,13 +24,6 @@ using attention::Rows;
 // Products of bf16 where the ISA has them and the operands are: fp32 keeps to the vectors.
 bool on_tiles(const Exec& e, const ConstMat& q) {
   return !e.on_cuda() && multiplies_bf16(active_isa()) && q.dtype == DType::bf16;
-}
-
-// A worker's memory each; a CUDA device has its tiles on chip.
-Buffer tiles(Exec& e, int64_t bytes) {
-  if (e.on_cuda()) return {};
-  return e.allocate(Region::workspace, "attention tiles",
-                    static_cast<size_t>(bytes) * static_cast<size_t>(e.threads()));
 }
 
 int64_t blocks_of(int64_t rows) { return (rows + kTile - 1) / kTile; }
@@ -99,31 +93,22 @@ void for_each_block(const Exec& e, const AttentionShape& s, const Segments& docs
   });
 }
 
-// The bodies of one pass over vectors, and its workspace.
-struct Vectors {
-  Buffer work;
-  int64_t each;  // floats
-  Vectors(Exec& e, int64_t floats) : work(tiles(e, 4 * floats)), each(floats) {}
-  using Task = void (*)(const Args&, const Rows&, int64_t first, float* work);
-  void run(Exec& e, const Args& a, const Segments& docs, Blocks of, Task task) const {
-    for_each_block(e, a.shape, docs, of, [&](const Rows& rows, int64_t first, int worker) {
-      task(a, rows, first, work.as<float>() + worker * each);
-    });
-  }
-};
-
-#if defined(__x86_64__)
-// The same on tiles: beside the workers' memory blocks of keys that tasks share.
-struct Tiles {
+// The bodies of a pass, each worker's memory and the blocks of keys that tasks share. A CUDA device has its
+// tiles on chip.
+struct Tasks {
   Buffer work, keys;
-  int64_t each;  // bytes
-  Tiles(Exec& e, const Args& a, const Segments& docs, int64_t bytes, bool backward)
-      : work(tiles(e, bytes)),
-        keys(e.allocate(
-            Region::workspace, "attention keys",
-            static_cast<size_t>(attention::shared_blocks(a.k.rows, static_cast<int64_t>(docs.k.size()) - 1) *
-                                a.shape.kv_heads * attention::KeyBlocks(a.padded_dim(), backward).bytes))),
-        each(bytes) {}
+  int64_t each = 0;  // bytes
+  Tasks(Exec& e, const Args& a, const Segments& docs, int64_t work_bytes, int64_t key_bytes)
+      : each(work_bytes) {
+    if (e.on_cuda()) return;
+    work = e.allocate(Region::workspace, "attention tiles",
+                      static_cast<size_t>(each) * static_cast<size_t>(e.threads()));
+    const int64_t documents = static_cast<int64_t>(docs.k.size()) - 1;
+    if (key_bytes > 0)
+      keys = e.allocate(
+          Region::workspace, "attention keys",
+          static_cast<size_t>(attention::shared_blocks(a.k.rows, documents) * a.shape.kv_heads * key_bytes));
+  }
   using Task = void (*)(const Args&, const Rows&, int64_t first, char* work);
   void run(Exec& e, const Args& a, const Segments& docs, Blocks of, Task task) const {
     for_each_block(e, a.shape, docs, of, [&](const Rows& rows, int64_t first, int worker) {
@@ -133,7 +118,6 @@ struct Tiles {
     });
   }
 };
-#endif
 
 }  // namespace
 
@@ -153,17 +137,18 @@ void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, c
   };
 #if defined(__x86_64__)
   if (on_tiles(e, q)) {
-    const Tiles tiles(e, a, docs, attention::ForwardMemory(a).bytes, false);
+    const Tasks tiles(e, a, docs, attention::ForwardMemory(a).bytes,
+                      attention::KeyBlocks(a.padded_dim(), false).bytes);
     if (!begins()) return;
     a.shared = tiles.keys.as<char>();
     tiles.run(e, a, docs, Blocks::keys, QLORA_PICK_BF16(attention_prepare_values));
     return tiles.run(e, a, docs, Blocks::queries, QLORA_PICK_BF16(attention_forward_task));
   }
 #endif
-  const Vectors vectors(e, attention::forward_workspace(a.padded_dim()));
+  const Tasks vectors(e, a, docs, attention::VectorForward(a).bytes, 0);
   if (!begins()) return;
   if (e.on_cuda()) return attention::forward_cuda(e, a, docs);
-  vectors.run(e, a, docs, Blocks::queries, QLORA_PICK(attention_forward_task));
+  vectors.run(e, a, docs, Blocks::groups, QLORA_PICK(attention_forward_task));
 }
 
 void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& d_o,
@@ -187,7 +172,8 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
   };
 #if defined(__x86_64__)
   if (on_tiles(e, q)) {
-    const Tiles tiles(e, a, docs, attention::BackwardMemory(a).bytes, true);
+    const Tasks tiles(e, a, docs, attention::BackwardMemory(a).bytes,
+                      attention::KeyBlocks(a.padded_dim(), true).bytes);
     if (!begins()) return;
     a.shared = tiles.keys.as<char>();
     tiles.run(e, a, docs, Blocks::keys, QLORA_PICK_BF16(attention_prepare_keys));
@@ -195,15 +181,19 @@ void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, 
     return tiles.run(e, a, docs, Blocks::keys, QLORA_PICK_BF16(attention_finish_keys));
   }
 #endif
-  const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
-  const Vectors vectors(e, attention::backward_workspace(a.padded_dim()));
+  if (e.on_cuda()) {
+    const Buffer delta = e.allocate(Region::workspace, "attention delta", 4 * s.q_heads * q.rows);
+    if (!begins()) return;
+    a.delta = delta.as<float>();
+    return attention::backward_cuda(e, a, docs);
+  }
+  const Tasks vectors(e, a, docs, attention::VectorBackward(a).bytes,
+                      attention::KeyBlocks(a.padded_dim(), true, false).bytes);
   if (!begins()) return;
-  a.delta = delta.as<float>();
-  if (e.on_cuda()) return attention::backward_cuda(e, a, docs);
-  const auto deltas = QLORA_PICK(attention_delta_rows);
-  parallel_ranges(e, q.rows, rows_per_task(q.cols), [&](int64_t i, int64_t end) { deltas(a, i, end); });
-  vectors.run(e, a, docs, Blocks::keys, QLORA_PICK(attention_backward_keys_task));
-  vectors.run(e, a, docs, Blocks::queries, QLORA_PICK(attention_backward_queries_task));
+  a.shared = vectors.keys.as<char>();
+  vectors.run(e, a, docs, Blocks::keys, QLORA_PICK(attention_prepare_keys));
+  vectors.run(e, a, docs, Blocks::groups, QLORA_PICK(attention_backward_task));
+  vectors.run(e, a, docs, Blocks::keys, QLORA_PICK(attention_finish_keys));
 }
 
 }  // namespace qlora

@@ -34,9 +34,9 @@ void attention_forward(Exec& e, const AttentionShape& s, const Segments& docs, c
                        const ConstMat& k, const ConstMat& v, const Mat& o, const Mat& lse);
 
 // dq, dk, dv = (assigned), in q's dtype. `d_o` [Tq, q_heads*head_dim]. d_o, q, k, v, o share a dtype.
-// A fixed order of sums: two passes (dK and dV, then dQ), or on those ISAs one, whose tasks take turns at
-// what they share. dq may be d_o: the last to read a block
-// of its rows, of one head, is the task that then writes them. No other aliasing.
+// A fixed order of sums: on CUDA two passes (dK and dV, then dQ), else one, whose tasks take turns at what
+// they share. dq may be d_o: the last to read a block of its rows, of one head, is the task that then writes
+// them. No other aliasing.
 void attention_backward(Exec& e, const AttentionShape& s, const Segments& docs, const ConstMat& d_o,
                         const ConstMat& q, const ConstMat& k, const ConstMat& v, const ConstMat& o,
                         const ConstMat& lse, const Mat& dq, const Mat& dk, const Mat& dv);

@@ -22,24 +22,16 @@ struct Args {
   ConstMat q, k, v, o, d_o;
   const float* lse = nullptr;  // [q_heads, lse_stride]
   int64_t lse_stride = 0;
-  float* delta = nullptr;  // [q_heads, q.rows]: rowsum(d_o * o)
+  float* delta = nullptr;  // on CUDA: [q_heads, q.rows], rowsum(d_o * o)
   Mat out, d_q, d_k, d_v;
   float* lse_out = nullptr;
-  char* shared = nullptr;  // on AMX: blocks of keys, KeyBlocks
+  char* shared = nullptr;  // blocks of keys, KeyBlocks
 
   int64_t dim() const { return shape.head_dim; }
   int64_t padded_dim() const { return (shape.head_dim + 15) / 16 * 16; }
   int64_t group() const { return shape.q_heads / shape.kv_heads; }
   int64_t window() const { return shape.window > 0 ? shape.window : INT64_MAX / 4; }
 };
-
-// fp32 elements of one worker's tiles.
-inline int64_t forward_workspace(int64_t padded_dim) {
-  return 4 * kTile * padded_dim + kTile * kTile + 3 * kTile;
-}
-inline int64_t backward_workspace(int64_t padded_dim) {
-  return 6 * kTile * padded_dim + 2 * kTile * kTile + 2 * kTile;
-}
 
 // CUDA's bodies. Bounds are checked; a.delta is workspace of the backward pass, which fills it first.
 void forward_cuda(Exec& e, const Args& a, const Segments& docs);

@@ -4,6 +4,7 @@
 // that scores go into the next product as they lie, and are turned once at the end.
 
 using attention::BackwardMemory;
+using attention::DocumentKeys;
 using attention::ForwardMemory;
 using attention::KeyBlock;
 using attention::KeyBlocks;
@@ -233,23 +234,15 @@ struct AttentionSoftmax {
   }
 };
 
-// The key blocks of one document and key head.
-struct AttentionKeys {
-  KeyBlocks blocks;
-  char *at, *own;
-  int64_t step;
-  AttentionKeys(const attention::Args& a, const attention::Rows& d, bool backward, char* own)
-      : blocks(a.padded_dim(), backward),
-        at(a.shared + (d.blocks * a.shape.kv_heads + d.k_head) * blocks.bytes),
-        own(d.k_count <= kTile ? own : nullptr),
-        step(a.shape.kv_heads * blocks.bytes) {}
-  KeyBlock operator[](int64_t key) const { return blocks.at(own ? own : at + key / kTile * step); }
-};
+inline DocumentKeys attention_keys(const attention::Args& a, const attention::Rows& d, bool backward,
+                                   char* own) {
+  return {a, d, KeyBlocks(a.padded_dim(), backward), own};
+}
 
 inline void attention_prepare_values(const attention::Args& a, const attention::Rows& d, int64_t first,
                                      char* work) {
   attention_across({a.v, d.k_head * a.dim(), a.dim()}, d.k_begin + first, at_most(d.k_count - first, kTile),
-                   AttentionKeys(a, d, false, work + ForwardMemory(a).own)[first].across);
+                   attention_keys(a, d, false, work + ForwardMemory(a).own)[first].across);
 }
 
 // Queries [first, first + kTile) of one document and head.
@@ -260,7 +253,7 @@ inline void attention_forward_task(const attention::Args& a, const attention::Ro
   const auto floats = [&](int64_t at) { return reinterpret_cast<float*>(work + at); };
   const int64_t dim = a.dim(), queries = std::min(kTile, d.q_count - first), lanes = (queries + 31) / 32 * 32;
   const AttentionHead q{a.q, d.q_head * dim, dim}, k{a.k, d.k_head * dim, dim};
-  const AttentionKeys blocks(a, d, false, work + m.own);
+  const DocumentKeys blocks = attention_keys(a, d, false, work + m.own);
   float *scores = floats(m.scores), *o = floats(m.sums), *factor = floats(m.factor);
   if (d.k_count <= kTile) attention_prepare_values(a, d, 0, work);
   AttentionSoftmax softmax(a.shape, floats(m.top), floats(m.total), factor);

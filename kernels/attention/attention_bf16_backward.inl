@@ -79,7 +79,7 @@ inline void attention_no_slopes(const AttentionBlock& b) {
 
 inline void attention_prepare_keys(const attention::Args& a, const attention::Rows& d, int64_t first,
                                    char* work) {
-  const KeyBlock b = AttentionKeys(a, d, true, work + BackwardMemory(a).own)[first];
+  const KeyBlock b = attention_keys(a, d, true, work + BackwardMemory(a).own)[first];
   attention_across({a.k, d.k_head * a.dim(), a.dim()}, d.k_begin + first, at_most(d.k_count - first, kTile),
                    b.across);
   *b.turn = 0;
@@ -88,7 +88,7 @@ inline void attention_prepare_keys(const attention::Args& a, const attention::Ro
 // Keys [first, first + kTile): the sums become dK and dV; no query sees keys that nothing was added to.
 inline void attention_finish_keys(const attention::Args& a, const attention::Rows& d, int64_t first,
                                   char* work) {
-  const KeyBlock b = AttentionKeys(a, d, true, work + BackwardMemory(a).own)[first];
+  const KeyBlock b = attention_keys(a, d, true, work + BackwardMemory(a).own)[first];
   const int64_t dim = a.dim(), padded = a.padded_dim(), keys = std::min(kTile, d.k_count - first);
   const auto take = [&](const float* sums, const Mat& m, float factor) {
     for (int64_t i = 0; i < keys; ++i)
@@ -107,7 +107,7 @@ struct AttentionBackward {
   const BackwardMemory m;
   char* const work;
   const int64_t first, queries, lanes, dim, padded, position, end;
-  const AttentionKeys blocks;
+  const DocumentKeys blocks;
   const bool plain;
   int64_t head = 0, heads = 0, steps = 0;  // of those at hand; steps of all their queries
 
@@ -123,7 +123,7 @@ struct AttentionBackward {
         padded(a.padded_dim()),
         position(first + d.offset()),
         end(position + queries),
-        blocks(a, d, true, work + m.own),
+        blocks(attention_keys(a, d, true, work + m.own)),
         plain(attention_plain(a.shape)) {}
 
   char* of_head(int64_t h, int64_t at) const { return work + m.heads + h * m.head_bytes + at; }
@@ -249,11 +249,8 @@ struct AttentionBackward {
                  attention_rows({a.v, col, dim}, row, keys, work + m.v_copy),
                  {{k0 - position, k0 - position + a.window() - 1}},
                  k0 == key_begin});
-      // The last block of queries that sees these keys is their first to add.
-      const int64_t last =
-          std::min((d.q_count - 1) / kTile, (k0 + kTile - 2 + a.window() - d.offset()) / kTile);
-      const int64_t turn =
-          (last - first / kTile) * takes + (head - d.k_head * a.group()) / attention::kHeadsAtOnce;
+      const int64_t turn = attention::turn_of(
+          a, d, k0, first, (head - d.k_head * a.group()) / attention::kHeadsAtOnce, takes);
       const KeyBlock b = blocks[k0];
       attention::await_turn(b.turn, static_cast<int32_t>(turn));
       keys_of(work + m.p, work + m.d_o_pairs, rows, b.dv, turn == 0);

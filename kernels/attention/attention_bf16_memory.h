@@ -1,14 +1,12 @@
 #pragma once
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <thread>
 #include <utility>
 
-#include "kernels/attention/attention_args.h"
+#include "kernels/attention/attention_keys.h"
 
-// What attention on tiles (attention_bf16.inl) keeps where: one worker's memory, and blocks of kTile keys
-// that tasks share. All offsets are multiples of 64 bytes.
+// What attention on tiles (attention_bf16.inl) keeps where in one worker's memory. All offsets are multiples
+// of 64 bytes.
 namespace qlora::attention {
 
 inline constexpr int64_t kPartBytes = 2048;  // 32 columns of 32 bf16 terms: two tiles of a right operand
@@ -19,47 +17,6 @@ inline int64_t parts_of(int64_t n) { return (n + 31) / 32; }
 
 // Bytes of rows that are filled up to whole parts; an odd number of lines, off a power of two.
 inline int64_t filled_row(int64_t dim) { return (parts_of(dim) | 1) * 64; }
-
-// The keys of one block and key head.
-struct KeyBlock {
-  char* across;    // k (backward) or v (forward) as [padded head, kTile] bf16, zeros behind the document
-  float *dk, *dv;  // [kTile, padded head]: sums so far
-  int32_t* turn;   // how many have added to them
-};
-
-// Blocks one behind the other, each with its parts.
-struct KeyBlocks {
-  int64_t across, dk, dv, turn, bytes;
-  KeyBlocks(int64_t padded, bool backward) {
-    bytes = 0;
-    const auto take = [&](int64_t n) { return std::exchange(bytes, bytes + n); };
-    across = take(padded * kTile * 2);
-    dk = take(backward ? padded * kTile * 4 : 0);
-    dv = take(backward ? padded * kTile * 4 : 0);
-    turn = take(backward ? 64 : 0);
-  }
-  KeyBlock at(char* p) const {
-    return {p + across, reinterpret_cast<float*>(p + dk), reinterpret_cast<float*>(p + dv),
-            reinterpret_cast<int32_t*>(p + turn)};
-  }
-};
-
-// Returns when `turn` others have added: tasks with smaller numbers, which have begun.
-inline void await_turn(int32_t* turn, int32_t mine) {
-  constexpr int kSpins = 1000;
-  const std::atomic_ref<int32_t> now(*turn);
-  for (int i = 0; now.load(std::memory_order_acquire) != mine; ++i)
-    if (i >= kSpins) std::this_thread::yield();
-}
-inline void end_turn(int32_t* turn) {
-  std::atomic_ref<int32_t>(*turn).fetch_add(1, std::memory_order_release);
-}
-
-// Documents of one block are their worker's own; so many blocks have the others at most, of which each is
-// longer than kTile: ceil(n / kTile) is no more than 2 n / (kTile + 1) then.
-inline int64_t shared_blocks(int64_t rows, int64_t documents) {
-  return std::min((rows + (kTile - 1) * documents) / kTile, 2 * rows / (kTile + 1));
-}
 
 struct ForwardMemory {
   int64_t copy, columns, scores, pairs, sums, top, total, factor, own, bytes;

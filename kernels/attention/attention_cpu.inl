@@ -1,7 +1,10 @@
+// Attention on vectors, all in fp32. Scores have keys for rows and queries for lanes: a task keeps queries and
+// goes through the keys, so that a vector's statistics are its lanes' own.
 #include "kernels/attention/attention_tiles.inl"
 
 // Below any score, and finite: a lane that has seen nothing yet must not make exp(inf - inf).
 inline constexpr float kAttentionLeast = -3.4028235e38f;
+inline constexpr float kAttentionLog2E = 1.44269504f;
 
 // Scores of a tile: capped where the shape says so.
 struct AttentionScore {
@@ -24,229 +27,192 @@ struct AttentionScore {
   }
 };
 
-// Online softmax over the rows (keys) of s [keys, kTile queries], a lane a query: s becomes exp(score - max),
-// 0 out of the band; `top` and `total` move on, `factor` is what earlier sums must be multiplied by.
-inline void attention_softmax(const AttentionScore& score, const AttentionBand& band, int64_t keys,
-                              int64_t queries, float* s, float* top, float* total, float* factor) {
-  using attention::kTile;
-  const bool masked = band.cuts(keys, queries);
-  const Vec least = set1(kAttentionLeast);
-  for (int64_t i = 0; i < queries; i += kLanes) {
-    const Vec old = load(top + i);
-    Vec most = old;
-    for (int64_t r = 0; r < keys; ++r) {
-      if (masked && band.misses(r, i)) continue;
-      Vec x = score.of(load(s + r * kTile + i));
-      if (masked) x = band.keep(x, r, i, least);
-      store(s + r * kTile + i, x);
-      most = max(most, x);
-    }
-    const Vec keep = exp(sub(old, most));
-    Vec sum = mul(load(total + i), keep);
-    for (int64_t r = 0; r < keys; ++r) {
-      Vec p = zero();
-      if (!masked || !band.misses(r, i)) p = exp(sub(load(s + r * kTile + i), most));
-      if (masked) p = band.keep(p, r, i, zero());
-      store(s + r * kTile + i, p);
-      sum = add(sum, p);
-    }
-    store(top + i, most);
-    store(total + i, sum);
-    store(factor + i, keep);
-  }
-}
-
-// Of one vector of a backward tile: p = exp(score - lse) and ds, the gradient to the scaled products.
-struct AttentionSlope {
-  Vec p, ds;
+// exp(score) = 2^(factor * x), x a tile's element: the product itself where the score is a positive multiple
+// of it, or the score made of it.
+struct AttentionPower {
+  bool plain;
+  float score;   // of x
+  float factor;  // of x, in powers of two
+  explicit AttentionPower(const AttentionShape& s)
+      : plain(s.softcap <= 0 && s.scale > 0), score(plain ? s.scale : 1.f), factor(score * kAttentionLog2E) {}
 };
-inline AttentionSlope attention_slope(const AttentionScore& score, Vec product, Vec lse, Vec dp, Vec delta) {
-  const Vec x = score.of(product);
-  const Vec p = exp(sub(x, lse));
-  return {p, score.slope(mul(p, sub(dp, delta)), x)};
+
+inline void attention_make_scores(const AttentionShape& s, int64_t rows, int64_t lanes, float* x) {
+  const AttentionScore score(s);
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t i = r * attention::kTile; i < r * attention::kTile + lanes; i += kLanes)
+      store(x + i, score.of(load(x + i)));
 }
 
-// Queries [first, first + kTile) of one document and head.
-template <class T>
-inline void attention_forward_block(const attention::Args& a, const attention::Rows& d, int64_t first,
-                                    float* work) {
+// The largest of kWide vectors of lanes over the rows of x that they see.
+template <int kWide, bool kMasked>
+inline void attention_most(const AttentionBand& band, int64_t rows, int64_t i, const float* x, Vec* most) {
   using attention::kTile;
-  const int64_t dim = a.dim(), padded = a.padded_dim(), queries = std::min(kTile, d.q_count - first);
-  float *qt = work, *k = qt + kTile * padded, *v = k + kTile * padded, *o = v + kTile * padded;
-  float *s = o + kTile * padded, *top = s + kTile * kTile, *total = top + kTile, *factor = total + kTile;
-  const AttentionScore score(a.shape);
-  for (int64_t i = 0; i < kTile; ++i) {
-    top[i] = kAttentionLeast;
-    total[i] = 0;
+  Vec odd[kWide];  // twice as many chains, which the adder's delay would hold up
+  for (int w = 0; w < kWide; ++w) odd[w] = most[w];
+  const auto look_at = [&](int64_t r, Vec* top) {
+#pragma GCC unroll 4
+    for (int w = 0; w < kWide; ++w) {
+      const int64_t lane = i + w * kLanes;
+      if (kMasked && band.misses(r, lane)) continue;
+      const Vec v = load(x + r * kTile + lane);
+      top[w] = max(top[w], kMasked ? band.keep(v, r, lane, set1(kAttentionLeast)) : v);
+    }
+  };
+  int64_t r = 0;
+  for (; r + 2 <= rows; r += 2) {
+    look_at(r, most);
+    look_at(r + 1, odd);
   }
-  for (int64_t i = 0; i < kTile * padded; ++i) o[i] = 0;
-  attention_pack_across<T>(a.q, d.q_begin + first, queries, d.q_head * dim, dim, qt);
-  const int64_t position = first + d.offset(), end = position + queries, lanes = attention_lanes(queries);
-  const int64_t begin = std::max<int64_t>(0, position - a.window() + 1) / kTile * kTile;
-  for (int64_t k0 = begin; k0 < end; k0 += kTile) {
-    const int64_t keys = std::min(kTile, end - k0);
-    attention_pack<T>(a.k, d.k_begin + k0, keys, d.k_head * dim, dim, padded, k);
-    attention_pack<T>(a.v, d.k_begin + k0, keys, d.k_head * dim, dim, padded, v);
+  if (r < rows) look_at(r, most);
+  for (int w = 0; w < kWide; ++w) most[w] = max(most[w], odd[w]);
+}
+
+// One task's online softmax.
+struct AttentionSoftmax {
+  float factor;  // AttentionPower's
+  float *top, *total, *rescale;
+
+  void begin() const {
+    for (int64_t i = 0; i < attention::kTile; ++i) {
+      top[i] = kAttentionLeast;
+      total[i] = 0;
+    }
+  }
+
+  // x [keys, kTile] becomes 2^(factor (x - top)), 0 out of the band; top and total move on, `rescale` is what
+  // earlier sums must be multiplied by.
+  template <int kWide, bool kMasked>
+  void lanes_from(const AttentionBand& band, int64_t keys, int64_t i, float* x) const {
+    using attention::kTile;
+    Vec most[kWide], shift[kWide], sum[kWide];
+    for (int w = 0; w < kWide; ++w) most[w] = load(top + i + w * kLanes);
+    attention_most<kWide, kMasked>(band, keys, i, x, most);
+#pragma GCC unroll 4
+    for (int w = 0; w < kWide; ++w) {
+      const int64_t lane = i + w * kLanes;
+      const Vec keep = exp2(mul(sub(load(top + lane), most[w]), set1(factor)));
+      sum[w] = mul(load(total + lane), keep);
+      shift[w] = mul(most[w], set1(-factor));
+      store(top + lane, most[w]);
+      store(rescale + lane, keep);
+    }
+    for (int64_t r = 0; r < keys; ++r)
+#pragma GCC unroll 4
+      for (int w = 0; w < kWide; ++w) {
+        const int64_t lane = i + w * kLanes;
+        float* at = x + r * kTile + lane;
+        Vec p = zero();
+        if (!kMasked || !band.misses(r, lane)) p = exp2(fma(load(at), set1(factor), shift[w]));
+        if (kMasked) p = band.keep(p, r, lane, zero());
+        store(at, p);
+        sum[w] = add(sum[w], p);
+      }
+    for (int w = 0; w < kWide; ++w) store(total + i + w * kLanes, sum[w]);
+  }
+
+  template <bool kMasked>
+  void tile(const AttentionBand& band, int64_t keys, int64_t lanes, float* x) const {
+    constexpr int kWide = kLanes == 16 ? 2 : 4;
+    int64_t i = 0;
+    for (; i + kWide * kLanes <= lanes; i += kWide * kLanes) lanes_from<kWide, kMasked>(band, keys, i, x);
+    for (; i < lanes; i += kLanes) lanes_from<1, kMasked>(band, keys, i, x);
+  }
+  void operator()(const AttentionBand& band, int64_t keys, int64_t lanes, float* x) const {
+    if (band.cuts(keys, lanes))
+      tile<true>(band, keys, lanes, x);
+    else
+      tile<false>(band, keys, lanes, x);
+  }
+};
+
+// Queries [first, first + kTile) of one document, the query heads of one key head.
+template <class T>
+struct AttentionForward {
+  const attention::Args& a;
+  const attention::Rows& d;
+  const attention::VectorForward m;
+  char* const work;
+  const int64_t first, queries, lanes, dim, padded, position;
+  const AttentionPower power;
+
+  AttentionForward(const attention::Args& a, const attention::Rows& d, int64_t first, char* work)
+      : a(a),
+        d(d),
+        m(a),
+        work(work),
+        first(first),
+        queries(std::min(attention::kTile, d.q_count - first)),
+        lanes(attention_lanes(queries)),
+        dim(a.dim()),
+        padded(a.padded_dim()),
+        position(first + d.offset()),
+        power(a.shape) {}
+
+  float* floats(int64_t at) const { return reinterpret_cast<float*>(work + at); }
+  float* of_head(int64_t h, int64_t at) const { return floats(m.heads + h * m.head_bytes + at); }
+  AttentionSoftmax softmax(int64_t h) const {
+    return {power.factor, of_head(h, m.top), of_head(h, m.total), floats(m.factor)};
+  }
+
+  // What `heads` of them from `head` on make of the keys [k0, k0 + keys).
+  void keys_of(int64_t heads, int64_t k0, int64_t keys, bool start) const {
     const AttentionBand band{k0 - position, k0 - position + a.window() - 1};
-    attention_scores(band, keys, lanes, dim, k, padded, qt, s);
-    attention_softmax(score, band, keys, lanes, s, top, total, factor);
-    attention_accumulate<Sum::scale_and_add>(band, queries, attention_lanes(dim), keys, s, v, o, padded,
-                                             factor);
+    float* const x = floats(m.scores);
+    attention_pack<T>(a.k, d.k_begin + k0, keys, d.k_head * dim, dim, padded, floats(m.k));
+    attention_pack<T>(a.v, d.k_begin + k0, keys, d.k_head * dim, dim, padded, floats(m.v));
+    for (int64_t h = 0; h < heads; ++h) {
+      attention_scores(band, keys, lanes, dim, floats(m.k), padded, of_head(h, m.q), x);
+      if (!power.plain) attention_make_scores(a.shape, keys, lanes, x);
+      softmax(h)(band, keys, lanes, x);
+      const auto sum = [&]<Sum kSum>() {
+        attention_accumulate<true, kSum>(band, queries, attention_lanes(dim), keys, x, floats(m.v),
+                                         of_head(h, m.sums), padded, floats(m.factor));
+      };
+      if (start)
+        sum.template operator()<Sum::assign>();
+      else
+        sum.template operator()<Sum::scale_and_add>();
+    }
   }
-  for (int64_t i = 0; i < queries; ++i) {
-    attention_unpack<T>(o + i * padded, padded, a.out, d.q_begin + first + i, 1, d.q_head * dim, dim,
-                        1.f / total[i]);
-    if (a.lse_out != nullptr)
-      a.lse_out[d.q_head * a.lse_stride + d.q_begin + first + i] = top[i] + std::log(total[i]);
+
+  void run(int64_t head, int64_t heads) const {
+    using attention::kTile;
+    for (int64_t h = 0; h < heads; ++h) {
+      attention_pack_across<T>(a.q, d.q_begin + first, queries, (head + h) * dim, dim, of_head(h, m.q));
+      softmax(h).begin();
+    }
+    const int64_t begin = std::max<int64_t>(0, position - a.window() + 1) / kTile * kTile;
+    for (int64_t k0 = begin, end = position + queries; k0 < end; k0 += kTile)
+      keys_of(heads, k0, std::min(kTile, end - k0), k0 == begin);
+    for (int64_t h = 0; h < heads; ++h) {
+      const float *top = of_head(h, m.top), *total = of_head(h, m.total);
+      for (int64_t i = 0; i < queries; ++i) {
+        attention_unpack<T>(of_head(h, m.sums) + i * padded, padded, a.out, d.q_begin + first + i, 1,
+                            (head + h) * dim, dim, 1.f / total[i]);
+        if (a.lse_out != nullptr)
+          a.lse_out[(head + h) * a.lse_stride + d.q_begin + first + i] =
+              top[i] * power.score + std::log(total[i]);
+      }
+    }
   }
+};
+
+template <class T>
+inline void attention_forward_group(const attention::Args& a, const attention::Rows& d, int64_t first,
+                                    char* work) {
+  const AttentionForward<T> t(a, d, first, work);
+  const int64_t step = attention::vector_heads(a);
+  for (int64_t h = 0; h < a.group(); h += step)
+    t.run(d.k_head * a.group() + h, std::min(step, a.group() - h));
 }
 
 inline void attention_forward_task(const attention::Args& a, const attention::Rows& d, int64_t first,
-                                   float* work) {
+                                   char* work) {
   if (a.q.dtype == DType::bf16)
-    attention_forward_block<bf16>(a, d, first, work);
+    attention_forward_group<bf16>(a, d, first, work);
   else
-    attention_forward_block<float>(a, d, first, work);
+    attention_forward_group<float>(a, d, first, work);
 }
 
-// delta[head, row] = sum of d_o * o over the head's columns.
-template <class T>
-inline void attention_delta_row(const attention::Args& a, int64_t row) {
-  for (int h = 0; h < a.shape.q_heads; ++h) {
-    const T* o = a.o.row<T>(row) + h * a.dim();
-    const T* d_o = a.d_o.row<T>(row) + h * a.dim();
-    Vec s = zero();
-    int64_t j = 0;
-    for (; j + kLanes <= a.dim(); j += kLanes) s = fma(load(o + j), load(d_o + j), s);
-    if (j < a.dim()) s = fma(load_part(o + j, a.dim() - j), load_part(d_o + j, a.dim() - j), s);
-    a.delta[h * a.q.rows + row] = sum(s);
-  }
-}
-
-inline void attention_delta_rows(const attention::Args& a, int64_t begin, int64_t end) {
-  for (int64_t i = begin; i < end; ++i) {
-    if (a.q.dtype == DType::bf16)
-      attention_delta_row<bf16>(a, i);
-    else
-      attention_delta_row<float>(a, i);
-  }
-}
-
-// Tiles of products (in p) and of dp (in ds) become p and ds, 0 out of the band. A row a query.
-inline void attention_slopes_by_query(const AttentionScore& score, const AttentionBand& band, int64_t queries,
-                                      int64_t lanes, const float* lse, const float* delta, float* p,
-                                      float* ds) {
-  using attention::kTile;
-  const bool masked = band.cuts(queries, lanes);
-  for (int64_t r = 0; r < queries; ++r)
-    for (int64_t i = 0; i < lanes; i += kLanes) {
-      float *p_at = p + r * kTile + i, *ds_at = ds + r * kTile + i;
-      AttentionSlope t{zero(), zero()};
-      if (!masked || !band.misses(r, i))
-        t = attention_slope(score, load(p_at), set1(lse[r]), load(ds_at), set1(delta[r]));
-      store(p_at, masked ? band.keep(t.p, r, i, zero()) : t.p);
-      store(ds_at, masked ? band.keep(t.ds, r, i, zero()) : t.ds);
-    }
-}
-
-// The same where a row is a key and lanes are queries; p itself is not wanted.
-inline void attention_slopes_by_key(const AttentionScore& score, const AttentionBand& band, int64_t keys,
-                                    int64_t lanes, const float* lse, const float* delta, const float* p,
-                                    float* ds) {
-  using attention::kTile;
-  const bool masked = band.cuts(keys, lanes);
-  for (int64_t r = 0; r < keys; ++r)
-    for (int64_t i = 0; i < lanes; i += kLanes) {
-      float* ds_at = ds + r * kTile + i;
-      AttentionSlope t{zero(), zero()};
-      if (!masked || !band.misses(r, i))
-        t = attention_slope(score, load(p + r * kTile + i), load(lse + i), load(ds_at), load(delta + i));
-      store(ds_at, masked ? band.keep(t.ds, r, i, zero()) : t.ds);
-    }
-}
-
-// Keys [first, first + kTile) of one document and key head: dK and dV, over the group's query heads in order
-// and their queries in order. Lanes run over keys: s [queries, kTile keys].
-template <class T>
-inline void attention_backward_keys(const attention::Args& a, const attention::Rows& d, int64_t first,
-                                    float* work) {
-  using attention::kTile;
-  const int64_t dim = a.dim(), padded = a.padded_dim(), keys = std::min(kTile, d.k_count - first);
-  float *kt = work, *vt = kt + kTile * padded, *q = vt + kTile * padded, *d_o = q + kTile * padded;
-  float *dk = d_o + kTile * padded, *dv = dk + kTile * padded;
-  float *p = dv + kTile * padded, *ds = p + kTile * kTile;
-  const AttentionScore score(a.shape);
-  for (int64_t i = 0; i < kTile * padded; ++i) dk[i] = dv[i] = 0;
-  attention_pack_across<T>(a.k, d.k_begin + first, keys, d.k_head * dim, dim, kt);
-  attention_pack_across<T>(a.v, d.k_begin + first, keys, d.k_head * dim, dim, vt);
-  const int64_t lanes = attention_lanes(keys), offset = d.offset(), window = a.window();
-  const int64_t begin = std::max<int64_t>(0, first - offset);
-  const int64_t end = std::min(d.q_count, first + keys - 1 + window - offset);
-  for (int64_t h = d.k_head * a.group(); h < (d.k_head + 1) * a.group(); ++h) {
-    const float* lse = a.lse + h * a.lse_stride + d.q_begin;
-    const float* delta = a.delta + h * a.q.rows + d.q_begin;
-    for (int64_t q0 = begin; q0 < end; q0 += kTile) {
-      const int64_t queries = std::min(kTile, end - q0);
-      attention_pack<T>(a.q, d.q_begin + q0, queries, h * dim, dim, padded, q);
-      attention_pack<T>(a.d_o, d.q_begin + q0, queries, h * dim, dim, padded, d_o);
-      const int64_t position = q0 + offset - first;  // of the tile's first query, in keys of the tile
-      const AttentionBand band{position - window + 1, position};
-      attention_scores(band, queries, lanes, dim, q, padded, kt, p);
-      attention_scores(band, queries, lanes, dim, d_o, padded, vt, ds);
-      attention_slopes_by_query(score, band, queries, lanes, lse + q0, delta + q0, p, ds);
-      attention_accumulate<Sum::add>(band, keys, attention_lanes(dim), queries, p, d_o, dv, padded);
-      attention_accumulate<Sum::add>(band, keys, attention_lanes(dim), queries, ds, q, dk, padded);
-    }
-  }
-  attention_unpack<T>(dk, padded, a.d_k, d.k_begin + first, keys, d.k_head * dim, dim, a.shape.scale);
-  attention_unpack<T>(dv, padded, a.d_v, d.k_begin + first, keys, d.k_head * dim, dim, 1.f);
-}
-
-inline void attention_backward_keys_task(const attention::Args& a, const attention::Rows& d, int64_t first,
-                                         float* work) {
-  if (a.q.dtype == DType::bf16)
-    attention_backward_keys<bf16>(a, d, first, work);
-  else
-    attention_backward_keys<float>(a, d, first, work);
-}
-
-// Queries [first, first + kTile) of one document and head: dQ. Lanes run over queries: s [keys, kTile].
-template <class T>
-inline void attention_backward_queries(const attention::Args& a, const attention::Rows& d, int64_t first,
-                                       float* work) {
-  using attention::kTile;
-  const int64_t dim = a.dim(), padded = a.padded_dim(), queries = std::min(kTile, d.q_count - first);
-  float *qt = work, *dot = qt + kTile * padded, *k = dot + kTile * padded, *v = k + kTile * padded;
-  float *dq = v + kTile * padded, *p = dq + kTile * padded, *ds = p + kTile * kTile;
-  float *lse = ds + kTile * kTile, *delta = lse + kTile;
-  const AttentionScore score(a.shape);
-  for (int64_t i = 0; i < kTile * padded; ++i) dq[i] = 0;
-  for (int64_t i = 0; i < kTile; ++i) {
-    const int64_t row = d.q_begin + first + i;
-    lse[i] = i < queries ? a.lse[d.q_head * a.lse_stride + row] : 0;
-    delta[i] = i < queries ? a.delta[d.q_head * a.q.rows + row] : 0;
-  }
-  attention_pack_across<T>(a.q, d.q_begin + first, queries, d.q_head * dim, dim, qt);
-  attention_pack_across<T>(a.d_o, d.q_begin + first, queries, d.q_head * dim, dim, dot);
-  const int64_t position = first + d.offset(), end = position + queries, lanes = attention_lanes(queries);
-  const int64_t window = a.window(), begin = std::max<int64_t>(0, position - window + 1) / kTile * kTile;
-  for (int64_t k0 = begin; k0 < end; k0 += kTile) {
-    const int64_t keys = std::min(kTile, end - k0);
-    attention_pack<T>(a.k, d.k_begin + k0, keys, d.k_head * dim, dim, padded, k);
-    attention_pack<T>(a.v, d.k_begin + k0, keys, d.k_head * dim, dim, padded, v);
-    const AttentionBand band{k0 - position, k0 - position + window - 1};
-    attention_scores(band, keys, lanes, dim, k, padded, qt, p);
-    attention_scores(band, keys, lanes, dim, v, padded, dot, ds);
-    attention_slopes_by_key(score, band, keys, lanes, lse, delta, p, ds);
-    attention_accumulate<Sum::add>(band, queries, attention_lanes(dim), keys, ds, k, dq, padded);
-  }
-  attention_unpack<T>(dq, padded, a.d_q, d.q_begin + first, queries, d.q_head * dim, dim, a.shape.scale);
-}
-
-inline void attention_backward_queries_task(const attention::Args& a, const attention::Rows& d, int64_t first,
-                                            float* work) {
-  if (a.q.dtype == DType::bf16)
-    attention_backward_queries<bf16>(a, d, first, work);
-  else
-    attention_backward_queries<float>(a, d, first, work);
-}
+#include "kernels/attention/attention_backward_cpu.inl"

@@ -39,12 +39,16 @@ inline void attention_micro(int64_t depth, const float* a, int64_t lda, const fl
     for (int j = 0; j < kN; ++j) store(c + i * ldc + j * kLanes, s[i][j]);
 }
 
+// Vectors of the blocks of columns that `vectors` are cut into: as even as they can be.
+inline int64_t attention_width(int64_t vectors) {
+  const int64_t blocks = (vectors + kAttentionNv - 1) / kAttentionNv;
+  return (vectors + blocks - 1) / blocks;
+}
+
 template <int kM, bool kAcross, Sum kSum>
 inline void attention_columns(int64_t vectors, int64_t depth, const float* a, int64_t lda, const float* b,
                               int64_t ldb, float* c, int64_t ldc, const float* factor) {
-  constexpr int kStep = kAttentionNv * kLanes;
-  for (; vectors >= kAttentionNv; vectors -= kAttentionNv, b += kStep, c += kStep)
-    attention_micro<kM, kAttentionNv, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
+  if (vectors == 4) attention_micro<kM, 4, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
   if (vectors == 3) attention_micro<kM, 3, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
   if (vectors == 2) attention_micro<kM, 2, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
   if (vectors == 1) attention_micro<kM, 1, kAcross, kSum>(depth, a, lda, b, ldb, c, ldc, factor);
@@ -59,7 +63,11 @@ inline void attention_row_blocks(int64_t rows, const F& f) {
     f.template operator()<4>(i);
     i += 4;
   }
-  for (; i < rows; ++i) f.template operator()<1>(i);
+  if (i + 2 <= rows) {
+    f.template operator()<2>(i);
+    i += 2;
+  }
+  if (i < rows) f.template operator()<1>(i);
 }
 
 // Which scores of a tile are seen: those of moving row r and lane c with r + first <= c <= r + last.
@@ -77,30 +85,34 @@ struct AttentionBand {
 inline void attention_scores(const AttentionBand& band, int64_t rows, int64_t lanes, int64_t depth,
                              const float* a, int64_t lda, const float* b, float* c) {
   using attention::kTile;
-  attention_row_blocks(rows, [&]<int kM>(int64_t r) {
-    const int64_t begin = std::max<int64_t>(0, r + band.first) / kLanes;
-    const int64_t end = (std::min(lanes, r + kM + band.last) + kLanes - 1) / kLanes;
-    if (begin < end)
-      attention_columns<kM, false, Sum::assign>(end - begin, depth, a + r * lda, lda, b + begin * kLanes,
-                                                kTile, c + r * kTile + begin * kLanes, kTile, nullptr);
-  });
+  const int64_t width = attention_width(lanes / kLanes);
+  for (int64_t j = 0; j < lanes / kLanes; j += width)
+    attention_row_blocks(rows, [&]<int kM>(int64_t r) {
+      const int64_t begin = std::max(j, std::max<int64_t>(0, r + band.first) / kLanes);
+      const int64_t end = std::min({j + width, lanes / kLanes, (r + kM + band.last + kLanes - 1) / kLanes});
+      if (begin < end)
+        attention_columns<kM, false, Sum::assign>(end - begin, depth, a + r * lda, lda, b + begin * kLanes,
+                                                  kTile, c + r * kTile + begin * kLanes, kTile, nullptr);
+    });
 }
 
-// c[lanes of the tile, cols] += transposed p[depth, kTile] b[depth, cols]; p is zero out of the band. b and c
-// have rows of `ld`; Sum::scale_and_add multiplies c by factor[its row] first.
-template <Sum kSum>
+// c[rows, cols] (+)= p b[depth, cols] where p, a tile of scores, is zero out of the band: kAcross sums over
+// its rows, and c's rows are its lanes; else over its lanes. b and c have rows of `ld`; Sum::scale_and_add
+// multiplies c by factor[its row] first.
+template <bool kAcross, Sum kSum>
 inline void attention_accumulate(const AttentionBand& band, int64_t rows, int64_t cols, int64_t depth,
                                  const float* p, const float* b, float* c, int64_t ld,
                                  const float* factor = nullptr) {
   using attention::kTile;
-  constexpr int64_t kStep = kAttentionNv * kLanes;
-  for (int64_t j = 0; j < cols; j += kStep)
+  const int64_t vectors = cols / kLanes, width = attention_width(vectors);
+  for (int64_t j = 0; j < vectors; j += width)
     attention_row_blocks(rows, [&]<int kM>(int64_t i) {
-      const int64_t begin = std::max<int64_t>(0, i - band.last);
-      const int64_t end = std::max(begin, std::min(depth, i + kM - band.first));
-      attention_columns<kM, true, kSum>(std::min(kStep, cols - j) / kLanes, end - begin,
-                                        p + begin * kTile + i, kTile, b + begin * ld + j, ld, c + i * ld + j,
-                                        ld, kSum == Sum::scale_and_add ? factor + i : nullptr);
+      const int64_t begin = std::max<int64_t>(0, kAcross ? i - band.last : i + band.first);
+      const int64_t end = std::max(begin, std::min(depth, kAcross ? i + kM - band.first : i + kM + band.last));
+      attention_columns<kM, kAcross, kSum>(std::min(width, vectors - j), end - begin,
+                                           kAcross ? p + begin * kTile + i : p + i * kTile + begin, kTile,
+                                           b + begin * ld + j * kLanes, ld, c + i * ld + j * kLanes, ld,
+                                           kSum == Sum::scale_and_add ? factor + i : nullptr);
     });
 }
 

@@ -72,6 +72,13 @@ inline Vec times_exp2(Vec a, Vec n) {
   return mul(a, {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(i, _mm256_set1_epi32(127)), 23))});
 }
 inline Vec round_even(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+struct WholeAndRest {
+  Vec whole, rest;
+};
+inline WholeAndRest whole_and_rest(Vec x) {
+  const Vec clamped = min(set1(127.f), max(set1(-126.f), x)), whole = round_even(clamped);
+  return {whole, sub(clamped, whole)};
+}
 // Codes of four bits: each lane takes the table's entry that its low bits name.
 inline constexpr int kTable16 = 2;  // vectors that hold 16 floats
 inline Vec look_up(const Vec* table, __m256i codes) {

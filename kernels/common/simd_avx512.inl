@@ -66,6 +66,14 @@ inline Vec times_exp2(Vec a, Vec n) { return {_mm512_scalef_ps(a.v, n.v)}; }
 inline Vec round_even(Vec a) {
   return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
 }
+// times_exp2 takes any whole number: no range to keep to.
+struct WholeAndRest {
+  Vec whole, rest;
+};
+inline WholeAndRest whole_and_rest(Vec x) {
+  const Vec rest{_mm512_reduce_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+  return {sub(x, rest), rest};
+}
 // Codes of four bits: each lane takes the table's entry that its low bits name.
 inline constexpr int kTable16 = 1;  // vectors that hold 16 floats
 inline Vec look_up(const Vec* table, __m512i codes) { return {_mm512_permutexvar_ps(codes, table->v)}; }

@@ -18,6 +18,19 @@ inline Vec exp(Vec x) {
   return times_exp2(e, n);
 }
 
+// 2^x to about 1 ulp, the coefficients those of Cephes exp2f (Moshier). x above 127 gives 2^127 or more, x
+// below -126 gives 2^-126 or less; NaN stays NaN.
+inline Vec exp2(Vec x) {
+  const auto [whole, r] = whole_and_rest(x);
+  Vec p = set1(1.535336188319500e-4f);
+  p = fma(p, r, set1(1.339887440266574e-3f));
+  p = fma(p, r, set1(9.618437357674640e-3f));
+  p = fma(p, r, set1(5.550332471162809e-2f));
+  p = fma(p, r, set1(2.402264791363012e-1f));
+  p = fma(p, r, set1(6.931472028550421e-1f));
+  return times_exp2(fma(p, r, set1(1.f)), whole);
+}
+
 // 1 / (1 + exp(-x))
 inline Vec sigmoid(Vec x) { return div(set1(1.f), add(set1(1.f), exp(sub(zero(), x)))); }
 

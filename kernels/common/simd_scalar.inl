@@ -41,6 +41,14 @@ inline Vec times_exp2(Vec a, Vec n) {
   return {a.v * std::bit_cast<float>((static_cast<int32_t>(n.v) + 127) << 23)};
 }
 inline Vec round_even(Vec a) { return {std::nearbyint(a.v)}; }
+// x = whole + rest, |rest| <= 1/2, for times_exp2, which brings x into its range here.
+struct WholeAndRest {
+  Vec whole, rest;
+};
+inline WholeAndRest whole_and_rest(Vec x) {
+  const Vec clamped = min(set1(127.f), max(set1(-126.f), x)), whole = round_even(clamped);
+  return {whole, sub(clamped, whole)};
+}
 // Codes of four bits: the table's entry that the low bits name.
 inline constexpr int kTable16 = 16;  // vectors that hold 16 floats
 // Element i of codes packed two to a byte, the first in the high nibble.

@@ -11,7 +11,7 @@
 namespace qlora {
 namespace {
 
-enum class SimdFunction { exp, sigmoid, tanh };
+enum class SimdFunction { exp, exp2, sigmoid, tanh };
 
 }  // namespace
 }  // namespace qlora
@@ -57,6 +57,22 @@ TEST_P(Simd, ExpIsWithinTwoRoundings) {
     const double expected = std::exp(static_cast<double>(x[i]));
     ASSERT_NEAR(y[i], expected, 2 * kU * expected) << x[i];
   }
+}
+
+TEST_P(Simd, Exp2IsWithinTwoRoundings) {
+  const std::vector<float> x = ramp(-126, 126.9f, 200003), y = apply(SimdFunction::exp2, x);
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double expected = std::exp2(static_cast<double>(x[i]));
+    ASSERT_NEAR(y[i], expected, 2 * kU * expected) << x[i];
+  }
+}
+
+TEST_P(Simd, Exp2OutsideItsRange) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> y = apply(SimdFunction::exp2, {-infinity, -1e30f, -127, 128, 1e30f, infinity, NAN});
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(y[i] >= 0 && y[i] <= 0x1p-126f) << y[i];
+  for (int i = 3; i < 6; ++i) EXPECT_TRUE(y[i] >= 0x1p127f) << y[i];
+  EXPECT_TRUE(std::isnan(y[6]));
 }
 
 TEST_P(Simd, ExpOutsideItsRange) {

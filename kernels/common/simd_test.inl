@@ -2,8 +2,11 @@
 inline void simd_apply(SimdFunction f, const float* x, float* y, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const Vec v = load_part(x + i, n - i);
-    store_part(y + i, f == SimdFunction::exp ? exp(v) : f == SimdFunction::sigmoid ? sigmoid(v) : tanh(v),
-               n - i);
+    const Vec of = f == SimdFunction::exp       ? exp(v)
+                   : f == SimdFunction::exp2    ? exp2(v)
+                   : f == SimdFunction::sigmoid ? sigmoid(v)
+                                                : tanh(v);
+    store_part(y + i, of, n - i);
   }
 }
 

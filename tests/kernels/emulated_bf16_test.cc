@@ -10,6 +10,7 @@
 
 #include "kernels/attention/attention_args.h"
 #include "kernels/attention/attention_bf16_memory.h"
+#include "kernels/attention/attention_vector_memory.h"
 #include "kernels/common/cpu_facts.h"
 #include "kernels/common/rows.h"
 #include "kernels/gemm/gemm_blocks.h"
