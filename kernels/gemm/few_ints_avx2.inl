@@ -66,6 +66,8 @@ inline Vec byte_products(const Bytes& w, const int16_t* x) {
                                               _mm256_madd_epi16(w.second, load256(x + 16))))};
 }
 
+inline constexpr int kCodeSide = 1;
+
 // The table's lower and upper bytes.
 struct CodeTable16 {
   __m256i lower, upper;
@@ -78,33 +80,37 @@ struct CodeTable16 {
     lower = _mm256_broadcastsi128_si256(load128(bytes[0]));
     upper = _mm256_broadcastsi128_si256(load128(bytes[1]));
   }
-  // Of words that are codes. A byte whose upper bit is set gives 0.
-  __m256i at(__m256i codes) const {
-    const __m256i low =
-        _mm256_shuffle_epi8(lower, _mm256_or_si256(codes, _mm256_set1_epi16(static_cast<int16_t>(0x8000))));
-    const __m256i high =
-        _mm256_shuffle_epi8(upper, _mm256_or_si256(_mm256_slli_epi16(codes, 8), _mm256_set1_epi16(0x80)));
-    return _mm256_or_si256(low, high);
-  }
 };
 struct Codes {
-  __m256i low[2], high[2];
+  __m256i words[4];
 };
-inline Codes load_codes(const CodeTable16& table, const uint8_t* codes) {
+inline Codes load_codes(const CodeTable16& table, const uint8_t* codes, int64_t) {
+  const __m256i both = load256(codes), four = _mm256_set1_epi8(15);
   Codes w;
   for (int i = 0; i < 2; ++i) {
-    const __m256i wide = _mm256_cvtepu8_epi16(load128(codes + i * 16));
-    w.low[i] = table.at(_mm256_and_si256(wide, _mm256_set1_epi16(15)));
-    w.high[i] = table.at(_mm256_srli_epi16(wide, 4));
+    const __m256i nibbles = _mm256_and_si256(i == 0 ? both : _mm256_srli_epi16(both, 4), four);
+    const __m256i lower = _mm256_shuffle_epi8(table.lower, nibbles);
+    const __m256i upper = _mm256_shuffle_epi8(table.upper, nibbles);
+    w.words[2 * i] = _mm256_unpacklo_epi8(lower, upper);
+    w.words[2 * i + 1] = _mm256_unpackhi_epi8(lower, upper);
   }
   return w;
 }
 inline Vec code_products(const Codes& w, const int16_t* x) {
-  const auto half = [&](int i) {
-    return Vec{_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_madd_epi16(w.low[i], load256(x + i * 16)),
-                                                   _mm256_madd_epi16(w.high[i], load256(x + 32 + i * 16))))};
-  };
-  return add(half(0), half(1));
+  const auto part = [&](int i) { return _mm256_madd_epi16(w.words[i], load256(x + 16 * i)); };
+  return {_mm256_cvtepi32_ps(
+      _mm256_add_epi32(_mm256_add_epi32(part(0), part(1)), _mm256_add_epi32(part(2), part(3))))};
+}
+inline Vec spread_codes(const float* factor, int64_t) { return set1(*factor); }
+// Of the low nibbles those of each half's first eight bytes, those of its others; the same of the high ones.
+inline void put_codes(const int16_t* v, int16_t* x) {
+  for (int i = 0; i < 64; ++i) x[i] = v[(i % 16 / 8 * 16 + i / 16 % 2 * 8 + i % 8) * 2 + (i < 32 ? 1 : 0)];
+}
+inline Vec look_up_first(const float* table, const uint8_t* codes, int64_t count) {
+  if (count >= 8) return look_up_bytes(table, codes);
+  uint8_t part[8] = {};
+  std::memcpy(part, codes, static_cast<size_t>(count));
+  return look_up_bytes(table, part);
 }
 
 template <int64_t kBytes, bool kTwo>

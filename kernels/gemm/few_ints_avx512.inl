@@ -74,26 +74,57 @@ inline Bytes load_bytes(const int8_t* w) {
   return {_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)))};
 }
 inline Vec byte_products(const Bytes& w, const int16_t* x) {
-  return {_mm512_cvtepi32_ps(dot_words(_mm512_setzero_si512(), w.words, load512(x)))};
+  return {_mm512_cvtepi32_ps(_mm512_madd_epi16(w.words, load512(x)))};
 }
 
-// Twice the 16 entries: of a word that has both nibbles of a byte the lower five bits count.
+inline constexpr int kCodeSide = 2;
+
+// Twice the 16 entries: of a word that has two bytes' nibbles the lower five bits count.
 struct CodeTable16 {
   __m512i twice;
   explicit CodeTable16(const int16_t* table)
       : twice(_mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(table)))) {}
 };
 struct Codes {
-  __m512i low, high;
+  __m512i words[4];
 };
-inline Codes load_codes(const CodeTable16& table, const uint8_t* codes) {
-  const __m512i wide = _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
-  return {_mm512_permutexvar_epi16(wide, table.twice),
-          _mm512_permutexvar_epi16(_mm512_srli_epi16(wide, 4), table.twice)};
+inline Codes load_codes(const CodeTable16& table, const uint8_t* codes, int64_t count) {
+  const __m512i four =
+      count == 2 ? load512(codes)
+                 : _mm512_zextsi256_si512(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)));
+  return {{_mm512_permutexvar_epi16(four, table.twice),
+           _mm512_permutexvar_epi16(_mm512_srli_epi16(four, 4), table.twice),
+           _mm512_permutexvar_epi16(_mm512_srli_epi16(four, 8), table.twice),
+           _mm512_permutexvar_epi16(_mm512_srli_epi16(four, 12), table.twice)}};
 }
 inline Vec code_products(const Codes& w, const int16_t* x) {
-  const __m512i low = dot_words(_mm512_setzero_si512(), w.low, load512(x));
-  return {_mm512_cvtepi32_ps(dot_words(low, w.high, load512(x + 32)))};
+  __m512i sum = _mm512_madd_epi16(w.words[0], load512(x));
+#pragma GCC unroll 4
+  for (int i = 1; i < 4; ++i) sum = dot_words(sum, w.words[i], load512(x + 32 * i));
+  return {_mm512_cvtepi32_ps(sum)};
+}
+inline Vec spread_codes(const float* factors, int64_t count) {
+  const __m512 one = _mm512_set1_ps(*factors);
+  return {count == 2 ? _mm512_mask_broadcastss_ps(one, 0xff00, _mm_load_ss(factors + 1))
+                     : _mm512_maskz_mov_ps(0x00ff, one)};
+}
+// Word j of the i-th vector: of the nibbles at bit 4 * i of the codes' j-th word.
+inline void put_codes(const int16_t* v, int16_t* x) {
+  alignas(64) static constexpr auto kPlaces = [] {
+    std::array<int16_t, 64> at{};
+    for (int i = 0; i < 64; ++i) at[static_cast<size_t>(i)] = static_cast<int16_t>(i % 16 * 4 + (i / 16 ^ 1));
+    return at;
+  }();
+  for (int i = 0; i < 2; ++i) {
+    const __m512i two =
+        _mm512_permutex2var_epi16(load512(v), load512(kPlaces.data() + 32 * i), load512(v + 32));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + 64 * i), _mm512_castsi512_si256(two));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(x + 64 * i + 32), _mm512_extracti64x4_epi64(two, 1));
+  }
+}
+inline Vec look_up_first(const float* table, const uint8_t* codes, int64_t count) {
+  const __m512i wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(count), codes));
+  return {_mm512_i32gather_ps(wide, table, 4)};
 }
 
 // Sixteen blocks at a time are gathered out of loads that hold the numbers of some blocks each: without a way

@@ -56,8 +56,11 @@ inline Vec byte_products(const Bytes& w, const int16_t* x) {
   return {static_cast<float>(sum)};
 }
 
-// 64 codes of four bits, two to a byte, that stand for a table's integers: |table * x| <= 2^29. x: what the
-// 32 low nibbles are multiplied by, then the high ones' (the codes before them).
+// Blocks of 64 codes whose products are side by side in a vector.
+inline constexpr int kCodeSide = 1;
+
+// 64 codes of four bits, two to a byte, that stand for a table's integers: |table * x| <= 2^28. x: as
+// put_codes left it, of all kCodeSide blocks.
 struct CodeTable16 {
   int16_t values[16];
   explicit CodeTable16(const int16_t* table) { std::memcpy(values, table, sizeof values); }
@@ -66,7 +69,7 @@ struct Codes {
   const uint8_t* codes;
   const CodeTable16* table;
 };
-inline Codes load_codes(const CodeTable16& table, const uint8_t* codes) { return {codes, &table}; }
+inline Codes load_codes(const CodeTable16& table, const uint8_t* codes, int64_t) { return {codes, &table}; }
 inline Vec code_products(const Codes& w, const int16_t* x) {
   int64_t sum = 0;
   for (int j = 0; j < 32; ++j) {
@@ -74,6 +77,20 @@ inline Vec code_products(const Codes& w, const int16_t* x) {
     sum += int64_t{w.table->values[w.codes[j] >> 4]} * x[32 + j];
   }
   return {static_cast<float>(sum)};
+}
+// The factors of `count` <= kCodeSide blocks, each in the lanes that hold its products; 0 in the others.
+inline Vec spread_codes(const float* factor, int64_t) { return set1(*factor); }
+// A block's integers as the products take them: what the low nibbles are multiplied by (codes that come
+// second), then the high ones'.
+inline void put_codes(const int16_t* v, int16_t* x) {
+  for (int j = 0; j < 32; ++j) {
+    x[j] = v[2 * j + 1];
+    x[32 + j] = v[2 * j];
+  }
+}
+// look_up_bytes of the first `count` codes; nothing is read after them.
+inline Vec look_up_first(const float* table, const uint8_t* codes, int64_t) {
+  return look_up_bytes(table, codes);
 }
 
 // fp16 numbers `at` and for some formats `at` + 2 bytes into `count` blocks that follow one another.

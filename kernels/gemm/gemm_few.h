@@ -12,7 +12,7 @@ namespace qlora {
 // within a block (of 32; of 64 with nf4 and fp4): the block's x are rounded to 16 bits of the power of two that
 // its greatest has, so that what is at least 2^-7 of that is not rounded and the rest by 1 / 32640 of it at
 // most; the weights are not rounded to bf16 (which moves each by 2^-8 of itself at most), but nf4's codes to
-// 1 / 16383. A block's x of less than 2^-112 count as 0; of NaN or Inf y is NaN. Rows of 4-bit codes that 64
+// 1 / 8191. A block's x of less than 2^-112 count as 0; of NaN or Inf y is NaN. Rows of 4-bit codes that 64
 // does not divide, and blocks of 32, are multiplied in fp32, with gemm_nt's weights. Sums are fp32, in an order
 // that depends on shapes and ISA alone: not on threads, not on M, not on how rows are split over calls.
 // (Training never calls this: there a row's bits are gemm_nt's.) On a CUDA device weights are rounded as

@@ -81,7 +81,7 @@ WeightView in_fp32(const WeightView& w, const std::vector<float>& values) {
 
 // What integers may move y by, beside a bf16 x. An x of a block is off by half a unit, which is 2^-14 of the
 // power of two below the block's greatest magnitude, or by a unit where it is 32640 of them and that is none
-// of its integers: by 1 / 32640 of the greatest at most. A code of nf4 is off by half of 1 / 16383. And a
+// of its integers: by 1 / 32640 of the greatest at most. A code of nf4 is off by half of 1 / 8191. And a
 // block of q4_1 is two sums, which round by their own sizes.
 std::vector<double> of_integers(const TestMatrix& x, const WeightView& w, const std::vector<float>& values) {
   const ConstMat rows = x.view();
@@ -100,7 +100,7 @@ std::vector<double> of_integers(const TestMatrix& x, const WeightView& w, const 
         double& at = slack[static_cast<size_t>(m * w.rows + n)];
         at += of_w * greatest / 32640;
         if (w.format == Format::nf4)
-          at += of_x * std::abs(w.scale * w.block_scale((n * w.cols + b) / w.block_size)) * 0.5 / 16383;
+          at += of_x * std::abs(w.scale * w.block_scale((n * w.cols + b) / w.block_size)) * 0.5 / 8191;
         if (w.format == Format::q4_1) {
           f16 offset;
           std::memcpy(&offset, static_cast<const uint8_t*>(w.data) + (n * w.cols + b) / 32 * 20 + 2, 2);
@@ -176,7 +176,7 @@ TEST(GemmFew, EveryFormatAndType) {
 }
 
 // Every row of a product with the identity is a column of the decoded weight: bit for bit where gemm_nt's
-// weights are multiplied; integers give the unrounded one, of nf4 within half of 1 / 16383 of its scale, and
+// weights are multiplied; integers give the unrounded one, of nf4 within half of 1 / 8191 of its scale, and
 // round where the codes are multiplied by factors and added to offsets.
 TEST(GemmFew, DecodesExactly) {
   constexpr int64_t N = 21;
@@ -200,7 +200,7 @@ TEST(GemmFew, DecodesExactly) {
               // 2: offset and code times factor of q4_1 are within that of 1.7 in size.
               float error = integers ? std::ldexp(format == Format::q4_1 ? 8.f : std::abs(w_nk), -22) : 0;
               if (integers && format == Format::nf4)
-                error += 1.7f * std::abs(w.view().block_scale((n * K + k) / 64)) * 0.5f / 16383;
+                error += 1.7f * std::abs(w.view().block_scale((n * K + k) / 64)) * 0.5f / 8191;
               ASSERT_NEAR(gemm_element<float>(y.view(), k, n), w_nk, error) << int(format) << " " << K;
             }
           }
