@@ -1,5 +1,6 @@
 // qlora-train: trains adapters over a frozen, quantized base.
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 
 #include "kernels/common/isa.h"
@@ -159,7 +160,11 @@ void TrainTool::write_adapter(const std::string& folder) const {
 
 // Step 0, or where a checkpoint stands.
 RunState TrainTool::start() {
+  const auto began = std::chrono::steady_clock::now();
   engine_->reserve();
+  const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+  screen_.detail(cat("         ", format_bytes(engine_->plan().arena_bytes), " reserved in ",
+                     format_value(took.count()), " s"));
   const auto read = [this](const std::string& folder, std::span<float> params) {
     load_adapter(folder, engine_->layout(), params);
   };

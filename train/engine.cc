@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 
+#include "kernels/common/rows.h"
 #include "kernels/cuda/body.h"
 #include "kernels/cuda/cublaslt.h"
 #include "kernels/gemm/gemm_choice.h"
@@ -140,10 +141,10 @@ void Engine::set_params(const std::function<void(std::span<float>)>& fill) {
 }
 
 void Engine::zero_grads() {
-  if (on_cuda())
-    exec_->stream().fill(grads_.data(), 0, count() * sizeof(float));
-  else
-    std::memset(grads_.data(), 0, count() * sizeof(float));
+  if (on_cuda()) return exec_->stream().fill(grads_.data(), 0, count() * sizeof(float));
+  parallel_ranges(*exec_, static_cast<int64_t>(count()), int64_t{1} << 16, [&](int64_t begin, int64_t end) {
+    std::memset(grads_.as<float>() + begin, 0, static_cast<size_t>(end - begin) * sizeof(float));
+  });
 }
 
 TokenBatch Engine::view(const Batch& b) { return on_cuda() ? slots_.put(b) : token_batch(b, targets_); }

@@ -211,7 +211,8 @@ class Race(unittest.TestCase):
     def test_marks(self):
         def run(tokens, rows, start):
             rates = {"tokens_per_second": tokens, "rows_per_second": rows}
-            return {**rates, "first_step": start, "first_step_length": 1.2, "peak_bytes": 2**30}
+            starts = {"first_step": start, "reserving": 0.1, "first_step_length": 1.2}
+            return {**rates, **starts, "peak_bytes": 2**30}
 
         text = argparse.Namespace(rows="text", memory=None)
         short = argparse.Namespace(rows="short", memory=None)

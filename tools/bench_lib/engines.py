@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -74,7 +75,7 @@ def ours(options, base, data, run, before=()):
     out, log = options.work / "bench", options.work / "bench.log"
     shutil.rmtree(out, ignore_errors=True)
     metrics, first = out / "metrics.jsonl", 0.0
-    command = [*before, *our_command(options.bin / "qlora-train", base, data, run, out)]
+    command = [*before, *our_command(options.bin / "qlora-train", base, data, run, out), "--verbose"]
     with open(log, "w", encoding="utf-8") as output:
         began = time.time()
         process = subprocess.Popen(
@@ -87,6 +88,7 @@ def ours(options, base, data, run, before=()):
             time.sleep(0.01)
         peak, processor = finished(process, log)
     lines = [line for line in place.metrics(out) if "loss" in line]
+    reserved = re.search(r" reserved in (\S+) s$", log.read_text(encoding="utf-8"), re.MULTILINE)
     steps = [
         (b["tokens"] - a["tokens"]) / (b["seconds"] - a["seconds"]) for a, b in zip(lines, lines[1:])
     ]
@@ -96,6 +98,7 @@ def ours(options, base, data, run, before=()):
         "rows_per_second": (len(lines) - 1) * run["batch"] / seconds,
         "median_step": statistics.median(steps),  # tokens/s too
         "first_step": first - lines[0]["seconds"],
+        "reserving": float(reserved[1]),  # of it: the system gives the arena's pages
         "first_step_length": lines[0]["seconds"] / (seconds / (len(lines) - 1)),  # in steady steps
         "peak_bytes": peak,
         "cpu_seconds": 1000 * processor / lines[-1]["tokens"],  # with its start, which is short

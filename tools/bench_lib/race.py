@@ -47,7 +47,8 @@ def marks_of(options, ours, peers, name):
     marks.append(
         (
             start <= START,
-            f"the first step begins after {start:.2f} s, {START} wanted; "
+            f"the first step begins after {start:.2f} s ({median(ours, 'reserving'):.2f} of it until the system "
+            f"has given the arena's pages), {START} wanted; "
             f"the peer's after {median(peers, 'first_step'):.1f}",
         )
     )
