@@ -224,6 +224,10 @@ void MappedFile::forget(size_t offset, size_t bytes) const {
 }
 
 FileWriter::FileWriter(const std::string& path) : path_(path), temporary_(temporary_name(path)) {
+  // The rename would put a file where a device or a pipe (/dev/null, /dev/stdout) stands.
+  struct stat info = {};
+  if (::stat(path.c_str(), &info) == 0 && !S_ISREG(info.st_mode))
+    fail(Category::io, path, ": is no regular file, and nothing else is written over; name a file");
   fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (fd_ < 0 && errno == EEXIST) {  // left by a process of the same number that was killed
     ::unlink(temporary_.c_str());

@@ -98,6 +98,16 @@ TEST_F(File, WritesToTheSideUntilCommit) {
   EXPECT_EQ(files(), 1u);
 }
 
+TEST_F(File, WritesOverFilesAlone) {
+  ASSERT_EQ(mkfifo(in("fifo").c_str(), 0600), 0);
+  std::filesystem::create_symlink(in("fifo"), in("link"));
+  std::filesystem::create_directory(in("folder"));
+  for (const char* name : {"fifo", "link", "folder"})
+    EXPECT_EQ(category_of([&] { FileWriter w(in(name)); }), Category::io) << name;
+  EXPECT_TRUE(std::filesystem::is_fifo(in("link")));
+  EXPECT_EQ(files(), 3u);
+}
+
 TEST_F(File, ADiskWithoutRoomLeavesTheFormerFile) {
   put(in("a"), "former");
   EXPECT_EXIT(
