@@ -199,7 +199,9 @@ RopeDesc read_rope(ConfigReader& config, double default_theta) {
       config.where() + ": " + (parameters != nullptr ? "rope_parameters" : "rope_scaling");
   ConfigReader reader(rope != nullptr ? *rope : standard, where);
   const RopeDesc out = rope_of(reader, theta);
-  if (!(out.theta > 0)) config.refuse("rope_theta", "a positive number belongs there", "correct it");
+  if (!(out.theta > 0))
+    (reader.value("rope_theta") != nullptr ? reader : config)
+        .refuse("rope_theta", "a positive number belongs there", "correct it");
   return out;
 }
 

@@ -27,8 +27,8 @@ SafetensorsFolder open_tensors(const std::string& folder) {
 }
 
 Json open_config(const std::string& folder) {
-  std::error_code ignored;
-  if (!fs::exists(folder + "/config.json", ignored))
+  std::error_code refused;  // why, reading says
+  if (!fs::exists(folder + "/config.json", refused) && !refused)
     fail(Category::input, folder, ": holds no config.json; name a complete model folder or a .gguf file");
   return read_json(folder + "/config.json");
 }

@@ -189,6 +189,8 @@ TEST(Config, RopeScaling) {
   Json both = rope({{"rope_type", "linear"}, {"factor", 2.0}});
   both["rope_parameters"] = {{"rope_type", "default"}};
   refused(both, {"rope_parameters"});
+  refused(with("rope_parameters", {{"rope_type", "default"}, {"rope_theta", 0}}),
+          {"rope_parameters: rope_theta is 0"});
 }
 
 TEST(Config, FamiliesAreNamed) {
