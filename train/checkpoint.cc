@@ -91,9 +91,10 @@ Json checked_state(const std::string& path) {
       fail(Category::input, where, ": not a file name: ", name);
     const size_t size = MappedFile(full).size();
     if (static_cast<int64_t>(size) != json_int(file, where, "bytes", 0, INT64_MAX))
-      fail(Category::input, full, ": ", size, " bytes, not the size it was written with");
+      fail(Category::input, full, ": ", size,
+           " bytes, not the size it was written with; use another checkpoint");
     if (sha256_file(full) != json_string(file, where, "sha256"))
-      fail(Category::input, full, ": its content has changed since it was written");
+      fail(Category::input, full, ": its content has changed since it was written; use another checkpoint");
   }
   return j;
 }
