@@ -28,9 +28,7 @@ int body(Options& options) {
   if (fs::exists(fs::path(out) / "config.json") && !options.get<bool>("overwrite-output-dir"))
     fail(Category::usage, out,
          ": holds a model already; replace it with --overwrite-output-dir, or give another --output-dir");
-  std::error_code absent;
-  if (fs::equivalent(source.path, out, absent))
-    fail(Category::usage, out, ": is the model itself, which would be lost; give another --output-dir");
+  refuse_as_output(source.path, out);
   const bool made = !fs::exists(out);
   const std::unique_ptr<Checkpoint> base = Checkpoint::open(source.path.string());
   const TextTools text = open_text_if_any(source.path, std::nullopt);
@@ -49,7 +47,8 @@ int body(Options& options) {
     write_model_folder(*base, out, spec);
     save_text(text, out);
   } catch (const Error&) {
-    if (made) fs::remove(out, absent);  // only when nothing was written there
+    std::error_code ignored;
+    if (made) fs::remove(out, ignored);  // only when nothing was written there
     throw;
   }
   screen.finish();

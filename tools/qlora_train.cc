@@ -11,6 +11,7 @@
 #include "tools/common/beside.h"
 #include "tools/common/format.h"
 #include "tools/common/main.h"
+#include "tools/common/model_path.h"
 #include "tools/common/plan.h"
 #include "tools/common/signals.h"
 #include "tools/common/tables.h"
@@ -321,6 +322,7 @@ int TrainTool::run() {
     show_plan();
     return 0;
   }
+  refuse_as_output(resolve_model(options_.get<std::string>("model")).path, out_);
   PolledSignals signals;
   // A checkpoint of another folder goes into a fresh one: what a run of its own left there is not its past.
   const bool goes_on = resume && resumes_here(options_.get<std::string>("resume-from-checkpoint"), out_);

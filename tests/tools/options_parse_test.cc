@@ -146,6 +146,7 @@ INSTANTIATE_TEST_SUITE_P(
         Refused{{"--seed", "9223372036854775808"}, "not a whole number"},
         Refused{{"--seed", "-1"}, "out of range"},
         Refused{{"--lora-r", "0"}, "out of range; give a number from 1 to 65536"},
+        Refused{{"--max-seq-length", "1"}, "give a number from 2 to 16777216"},
         Refused{{"--max-steps", "0"}, "out of range"}, Refused{{"--lora-dropout", "1"}, "from 0 to below 1"},
         Refused{{"--lora-alpha", "0"}, "above 0"}, Refused{{"--learning-rate", "nan"}, "not a number"},
         Refused{{"--learning-rate", "inf"}, "not a number"},

@@ -159,6 +159,23 @@ TEST_F(RunFailures, QuantizingOntoTheModelItself) {
   EXPECT_EQ(slurp(model + "/model.safetensors"), before);
 }
 
+TEST_F(RunFailures, TrainingOntoTheModelItself) {
+  const std::string model = model_copy();
+  scratch.write("model/README.md", "the model's own");
+  expect_error(run("qlora-train", train_words(model + "/.", {"--model", model, "--overwrite-output-dir"})), 2,
+               {model, "--output-dir"});
+  EXPECT_EQ(slurp(model + "/README.md"), "the model's own");
+}
+
+TEST_F(RunFailures, WhatNeedsAnEvaluation) {
+  expect_error(train({"--load-best-model-at-end"}), 2, {"--load-best-model-at-end", "--eval-dataset"});
+  expect_error(train({"--early-stopping-patience", "2"}), 2, {"--early-stopping-patience", "--eval-dataset"});
+}
+
+TEST_F(RunFailures, DataOfAWeight) {
+  expect_error(train({"--dataset", golden_rows() + ":0.5"}), 3, {golden_rows() + ":0.5", "weights"});
+}
+
 TEST_F(RunFailures, QuantizingWithoutRoom) {
   const Ended e =
       run("qlora-quantize", {"--model", golden_model(), "--output-dir", out, "--quiet"}, {.file = 50000});

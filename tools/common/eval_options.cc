@@ -15,17 +15,16 @@ Table make_eval_table() {
   table.options.push_back({.name = "adapter",
                            .shown = "none",
                            .value = "ADAPTER",
-                           .help = "PEFT folder or GGUF adapter",
+                           .help = "PEFT folder",
                            .group = "Base",
                            .aliases = {{"peft"}, {"adapter_name_or_path"}, {"lora_model_dir"}}});
-  table.options.push_back(
-      {.name = "dataset",
-       .kind = Kind::words,
-       .value = "DATA",
-       .help = "file, folder, FILE:weight list or hub id: .jsonl .json .csv .txt .parquet, also .gz .zst",
-       .group = "Data",
-       .aliases = {{"datasets"}, {"dataset_path"}, {"eval_dataset"}, {"data_path"}},
-       .required = true});
+  table.options.push_back({.name = "dataset",
+                           .kind = Kind::words,
+                           .value = "DATA",
+                           .help = "a .jsonl, .json or .txt file",
+                           .group = "Data",
+                           .aliases = {{"datasets"}, {"dataset_path"}, {"eval_dataset"}, {"data_path"}},
+                           .required = true});
   for (Option& option : row_options()) table.options.push_back(std::move(option));
   table.options.push_back({.name = "per-device-eval-batch-size",
                            .kind = Kind::integer,

@@ -108,7 +108,7 @@ Table make_generate_table() {
                            .kind = Kind::repeat,
                            .shown = "none",
                            .value = "ADAPTER",
-                           .help = "PEFT folder or GGUF adapter; may repeat to compare, `none` is the base",
+                           .help = "PEFT folder; may repeat to compare, `none` is the base",
                            .group = "Base",
                            .aliases = {{"peft"}, {"adapter_name_or_path"}, {"lora_model_dir"}}});
   for (Option& option : prompt_options()) table.options.push_back(std::move(option));

@@ -179,6 +179,18 @@ ResolvedPath resolve_model(const std::string& name) {
   return {file, known->hub_id, ""};
 }
 
-ResolvedPath resolve_dataset(const std::string& name) { return resolve(name, "dataset"); }
+void refuse_as_output(const fs::path& model, const std::string& out) {
+  std::error_code absent;
+  if (fs::equivalent(model, out, absent))
+    fail(Category::usage, out, ": is the model itself, whose files would be lost; give another --output-dir");
+}
+
+ResolvedPath resolve_dataset(const std::string& name) {
+  std::error_code error;
+  const size_t colon = name.rfind(':');
+  const bool weighted = colon != std::string::npos && fs::exists(name.substr(0, colon), error);
+  if (weighted && !fs::exists(name, error)) return {name, "", ""};  // DataRows says what it does not read
+  return resolve(name, "dataset");
+}
 
 }  // namespace qlora::tools

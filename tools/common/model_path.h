@@ -20,6 +20,9 @@ ResolvedPath resolve_model(const std::string& name);
 // The same for a folder of data on the hub; no short names.
 ResolvedPath resolve_dataset(const std::string& name);
 
+// Category::usage where the folder to write is the model's own.
+void refuse_as_output(const std::filesystem::path& model, const std::string& out);
+
 // Short names of models, and the file that tools/quickstart keeps for one.
 std::vector<std::string> short_model_names();
 std::filesystem::path short_model_file(const std::string& name);

@@ -31,14 +31,20 @@ std::string join(const std::vector<std::string>& words, const char* between) {
   return out;
 }
 
+// A whole number in all its digits.
+std::string bound_text(double bound) {
+  const bool whole = std::abs(bound) < 1e15 && std::trunc(bound) == bound;
+  return whole ? std::to_string(static_cast<int64_t>(bound)) : cat(bound);
+}
+
 // "at least 1", "from 0 to below 1", …
 std::string range_text(const Option& option) {
+  const std::string least = bound_text(option.min), most = bound_text(option.max);
   const bool low = std::isfinite(option.min), high = std::isfinite(option.max);
   if (low && high)
-    return cat(option.above_min ? "above " : "from ", option.min, option.below_max ? " to below " : " to ",
-               option.max);
-  if (low) return cat(option.above_min ? "above " : "at least ", option.min);
-  return cat(option.below_max ? "below " : "at most ", option.max);
+    return cat(option.above_min ? "above " : "from ", least, option.below_max ? " to below " : " to ", most);
+  if (low) return (option.above_min ? "above " : "at least ") + least;
+  return (option.below_max ? "below " : "at most ") + most;
 }
 
 void check_range(const Option& option, double value, std::string_view text, const std::string& origin) {

@@ -10,7 +10,7 @@ Option dataset_option() {
       .name = "dataset",
       .kind = Kind::words,
       .value = "DATA",
-      .help = "file, folder, FILE:weight list or hub id: .jsonl .json .csv .txt .parquet, also .gz .zst",
+      .help = "a .jsonl, .json or .txt file",
       .group = "Data",
       .aliases =
           {{"datasets"}, {"dataset_path"}, {"dataset_name"}, {"data_path"}, {"train_file"}, {"data_files"}},

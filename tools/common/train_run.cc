@@ -38,7 +38,6 @@ constexpr std::array kMayChange = {"model",
                                    "num-train-epochs",
                                    "report-to",
                                    "resume-from-checkpoint",
-                                   "device",
                                    "verbose",
                                    "quiet",
                                    "json",
@@ -116,6 +115,10 @@ TrainData read_train_data(const Options& options, const RowEncoder& encoder, int
     d.eval_rows.emplace(open_rows(options, single_dataset(options, "eval-dataset")));
     d.eval = read_dataset(*d.eval_rows, encoder, reading);
   }
+  const bool best = options.get<bool>("load-best-model-at-end");
+  if (!d.eval_rows && fraction == 0 && (best || options.find<int64_t>("early-stopping-patience")))
+    fail(Category::usage, options.origin(best ? "load-best-model-at-end" : "early-stopping-patience"),
+         ": nothing is evaluated; give --eval-dataset or --eval-fraction");
   d.train = read_dataset(d.rows, encoder, reading);
   if (fraction > 0) {
     auto [train, eval] =

@@ -17,7 +17,8 @@ void check_options(const BatchOptions& o) {
   if (o.accumulation < 1)
     fail(Category::usage, "--gradient-accumulation-steps ", o.accumulation, ": must be at least 1");
   if (o.max_steps <= 0 && !(o.epochs > 0 && o.epochs < 1e9))
-    fail(Category::usage, "--num-train-epochs ", o.epochs, ": must be above 0; or give --max-steps");
+    fail(Category::usage, "--num-train-epochs ", o.epochs,
+         ": must be above 0 and below 1e9; or give --max-steps");
 }
 
 }  // namespace
