@@ -137,44 +137,52 @@ inline bool written_past_caches(const Mat& y) {
          reinterpret_cast<uintptr_t>(y.data) % 64 == 0;
 }
 
-// Bias and residual, and the one rounding, of at most kAmxTile columns.
+// Bias and residual, and the one rounding, of a row's `cols` sums: at most kAmxTile.
 template <class T>
-inline void finish_rows(const GemmCall& call, const GemmPart& part, const float* c, int64_t stride_c) {
+inline void finish_row(const GemmCall& call, int64_t row, int64_t col, int64_t cols, const float* c,
+                       bool past_caches) {
   const GemmEpilogue& e = call.epilogue;
-  const int64_t n = part.cols - kTileSide;
-  const bool past_caches = written_past_caches(call.y);
-  for (int64_t r = 0; r < part.rows; ++r, c += stride_c) {
-    Vec low = load(c), high = load(c + kTileSide);
-    if (e.bias != nullptr) {
-      low = avx512::add(low, avx512::load_part(e.bias + part.col, part.cols));
-      if (n > 0) high = avx512::add(high, avx512::load_part(e.bias + part.col + kTileSide, n));
-    }
-    if (e.residual) {
-      low = avx512::add(low, avx512::residual_part(e.residual, part.row + r, part.col, part.cols));
-      if (n > 0)
-        high = avx512::add(high, avx512::residual_part(e.residual, part.row + r, part.col + kTileSide, n));
-    }
-    T* y = call.y.row<T>(part.row + r) + part.col;
-    const bool whole = part.cols == kAmxTile;
-    if constexpr (std::is_same_v<T, bf16>) {
-      const __m512i bits = bf16_pair(low, high);
-      if (past_caches && whole)
-        _mm512_stream_si512(reinterpret_cast<__m512i*>(y), bits);
-      else
-        _mm512_mask_storeu_epi16(y, whole ? ~0u : (1u << part.cols) - 1, bits);
-    } else if (past_caches && whole) {
-      _mm512_stream_ps(y, low.v);
-      _mm512_stream_ps(y + kTileSide, high.v);
-    } else {
-      avx512::store_part(y, low, part.cols);
-      if (n > 0) avx512::store_part(y + kTileSide, high, n);
-    }
+  const int64_t n = cols - kTileSide;
+  Vec low = load(c), high = load(c + kTileSide);
+  if (e.bias != nullptr) {
+    low = avx512::add(low, avx512::load_part(e.bias + col, cols));
+    if (n > 0) high = avx512::add(high, avx512::load_part(e.bias + col + kTileSide, n));
+  }
+  if (e.residual) {
+    low = avx512::add(low, avx512::residual_part(e.residual, row, col, cols));
+    if (n > 0) high = avx512::add(high, avx512::residual_part(e.residual, row, col + kTileSide, n));
+  }
+  T* y = call.y.row<T>(row) + col;
+  const bool whole = cols == kAmxTile;
+  if constexpr (std::is_same_v<T, bf16>) {
+    const __m512i bits = bf16_pair(low, high);
+    if (past_caches && whole)
+      _mm512_stream_si512(reinterpret_cast<__m512i*>(y), bits);
+    else
+      _mm512_mask_storeu_epi16(y, whole ? ~0u : (1u << cols) - 1, bits);
+  } else if (past_caches && whole) {
+    _mm512_stream_ps(y, low.v);
+    _mm512_stream_ps(y + kTileSide, high.v);
+  } else {
+    avx512::store_part(y, low, cols);
+    if (n > 0) avx512::store_part(y + kTileSide, high, n);
   }
 }
 
-inline void finish(const GemmCall& call, const GemmPart& part, const float* c, int64_t stride_c) {
-  call.y.dtype == DType::bf16 ? finish_rows<bf16>(call, part, c, stride_c)
-                              : finish_rows<float>(call, part, c, stride_c);
+// The panels of at most kPanelCols columns, row by row: memory takes two lines of 64 bytes that lie side by
+// side in the time of one. Their sums are kAmxTile a row, panel_c apart.
+template <class T>
+inline void finish_rows(const GemmCall& call, const GemmPart& part, const float* c, int64_t panel_c) {
+  const bool past_caches = written_past_caches(call.y);
+  for (int64_t r = 0; r < part.rows; ++r, c += kAmxTile)
+    for (int64_t j = 0; j < part.cols; j += kAmxTile)
+      finish_row<T>(call, part.row + r, part.col + j, at_most(part.cols - j, kAmxTile),
+                    c + j / kAmxTile * panel_c, past_caches);
+}
+
+inline void finish(const GemmCall& call, const GemmPart& part, const float* c, int64_t panel_c) {
+  call.y.dtype == DType::bf16 ? finish_rows<bf16>(call, part, c, panel_c)
+                              : finish_rows<float>(call, part, c, panel_c);
 }
 
 // Chunk by chunk and panel by panel: a panel's kAmxTile columns stay in the nearest cache while the rows pass
@@ -184,25 +192,26 @@ inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWork
   char *packed = reinterpret_cast<char*>(memory), *panels = reinterpret_cast<char*>(memory + space.a);
   const TileRegisters registers;
   Chunks chunks(call.terms, part.cols);
-  const int64_t padded_rows = ceil_div(part.rows, kAmxTile) * kAmxTile;
+  // Sums lie panel by panel; what one chunk completes needs no place of its own.
+  const int64_t panel_c = ceil_div(part.rows, kAmxTile) * kAmxTile * kAmxTile;
   TileRows x[kAmxSegments];
   for (bool first = true, more = true; more; first = false) {
     const Chunk chunk = chunks.next();
     more = !chunk.last;
     pack_chunk(chunk, part, packed);
-    for (int64_t j = 0; j < part.cols; j += kAmxTile) {
-      if (j % kPanelCols == 0)
-        decode_chunk(call, chunk, part.col + j, at_most(part.cols - j, kPanelCols), panels);
-      const GemmPart panel{part.row, part.rows, part.col + j, at_most(part.cols - j, kAmxTile)};
-      // Sums lie panel by panel; what one chunk completes needs no place of its own.
-      float* c = memory + space.a + space.panel + (first && chunk.last ? 0 : j * padded_rows);
-      for (int64_t r = 0; r < part.rows; r += kAmxTile) {
-        const int64_t rows = at_most(part.rows - r, kAmxTile);
-        chunk_rows(chunk, part.row + r, rows, packed + r * kAmxPackedBytes, x);
-        multiply<Rows::once>(x, chunk.count, panels + j % kPanelCols / kAmxTile * kPairBytes, rows,
-                             panel.cols, c + r * kAmxTile, kAmxTile, first);
-      }
-      if (chunk.last) finish(call, panel, c, kAmxTile);
+    for (int64_t j = 0; j < part.cols; j += kPanelCols) {
+      const GemmPart both{part.row, part.rows, part.col + j, at_most(part.cols - j, kPanelCols)};
+      float* c = memory + space.a + space.panel + (first && chunk.last ? 0 : j / kAmxTile * panel_c);
+      decode_chunk(call, chunk, both.col, both.cols, panels);
+      for (int64_t half = 0; half * kAmxTile < both.cols; ++half)
+        for (int64_t r = 0; r < part.rows; r += kAmxTile) {
+          const int64_t rows = at_most(part.rows - r, kAmxTile);
+          chunk_rows(chunk, part.row + r, rows, packed + r * kAmxPackedBytes, x);
+          multiply<Rows::once>(x, chunk.count, panels + half * kPairBytes, rows,
+                               at_most(both.cols - half * kAmxTile, kAmxTile),
+                               c + half * panel_c + r * kAmxTile, kAmxTile, first);
+        }
+      if (chunk.last) finish(call, both, c, panel_c);
     }
   }
   _mm_sfence();  // those stores are in no order otherwise
