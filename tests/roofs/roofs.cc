@@ -11,6 +11,7 @@
 #include "kernels/common/rows.h"
 #include "memory/exec.h"
 #include "memory/process.h"
+#include "tests/roofs/least_seconds.h"
 
 #define QLORA_BODY "tests/roofs/roofs.inl"
 #include "kernels/common/for_each_isa.h"
@@ -44,9 +45,6 @@ inline constexpr double kRoundFlops = 12. * 2 * 32;
 namespace qlora::testing {
 namespace {
 
-constexpr int kRuns = 10;
-constexpr double kRunSeconds = 4e-3;  // of one: the other threads' waking is nothing beside it
-
 // A thread's share of one run, and what it does.
 struct Chains {
   void (*run)(int64_t rounds, float* out);
@@ -65,18 +63,6 @@ Chains chains_of(Arithmetic a) {
   if (a == Arithmetic::fma256) return {avx2::fma_chains, avx2::kRoundFlops};
 #endif
   return {scalar::fma_chains, scalar::kRoundFlops};
-}
-
-// The least seconds of `runs` runs of f(thread) on all threads.
-template <class F>
-double least_seconds(const Exec& e, int runs, F&& f) {
-  double best = 1e9;
-  for (int i = 0; i < runs; ++i) {
-    const double begin = now(e.threads());
-    e.parallel(e.threads(), [&](int64_t thread, int) { f(thread); });
-    best = std::min(best, now(e.threads()) - begin);
-  }
-  return best;
 }
 
 }  // namespace

@@ -295,6 +295,14 @@ class Ops(unittest.TestCase):
         self.assertFalse(roofs.verdict(measured, {"bf16 torch": 9e11, "fp32 torch": 2e11, "fp32 oneDNN": 3e11})[0])
 
 
+    def test_loops_are_shares_of_their_own_roof(self):
+        loops = {"bf16 tiles": {"registers": 9e11, "nearest cache": 6e11, "second cache": 5e11}}
+        one = {**values_with(1e12)["roofs"]["1"], "loops": loops, "write_bytes": 0}
+        self.assertEqual(roofs.loops_table([one]).splitlines()[2], "| 1 | bf16 tiles | 1,000 | 900 (90%) | 600 (60%) | 500 (50%) |")
+        self.assertIsNone(roofs.written_line(one))
+        self.assertEqual(roofs.written_line({**one, "write_bytes": 2.5e10}), "1 thread, written past the caches: 25.0 GB/s")
+
+
 class Layers(unittest.TestCase):
     def test_the_first_layers_keep_their_bytes(self):
         with tempfile.TemporaryDirectory() as name:

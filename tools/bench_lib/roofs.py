@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from bench_lib import engines
+from bench_lib import docs, engines
 from bench_lib.engines import place
 
 
@@ -35,10 +35,14 @@ def better(one, other):
     return {**one, "flops": flops, "peak": max(flops.values()), "read_bytes": read}
 
 
-def measure(options, threads):
-    """{threads, isa, flops: {arithmetic: FLOP/s}, fastest, peak, read_bytes}"""
+def measure(options, threads, loops=False):
+    """{threads, isa, flops: {arithmetic: FLOP/s}, fastest, peak, read_bytes}; of loops also {loops: {arithmetic:
+    {operands: FLOP/s}}, write_bytes}"""
     done = subprocess.run(
-        [program(options, "roofs"), "--threads", str(threads)], capture_output=True, text=True, check=True
+        [program(options, "roofs"), "--threads", str(threads), *(["--loops"] if loops else [])],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     roofs = json.loads(done.stdout)
     roofs["peak"] = max(roofs["flops"].values())
@@ -84,3 +88,25 @@ def lines_of(roofs):
         f"{threads}, read from memory ({roofs['read_from'] / 2**20:.0f} MiB): "
         f"{roofs['read_bytes'] / 1e9:.1f} GB/s"
     )
+
+
+OPERANDS = {
+    "registers": "from registers",
+    "nearest cache": "from the nearest cache",
+    "second cache": "w from the nearest, x from the second cache",
+}
+
+
+def loops_table(measured):
+    """What products' inner loops keep of the roofs, of each of the given numbers of threads."""
+    rows = []
+    for roofs in measured:
+        for name, loops in roofs["loops"].items():
+            cells = (f"{loops[o] / 1e9:,.0f} ({loops[o] / roofs['flops'][name]:.0%})" for o in OPERANDS)
+            rows.append([roofs["threads"], name, f"{roofs['flops'][name] / 1e9:,.0f}", *cells])
+    return docs.table(["threads", "GFLOP/s", "roof", *OPERANDS.values()], rows)
+
+
+def written_line(roofs):
+    threads = f"{roofs['threads']} thread{'s' if roofs['threads'] > 1 else ''}"
+    return f"{threads}, written past the caches: {roofs['write_bytes'] / 1e9:.1f} GB/s" if roofs["write_bytes"] else None
