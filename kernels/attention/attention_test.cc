@@ -243,14 +243,14 @@ TEST(Attention, LaterKeysOutweighEarlierOnes) {
 }
 
 TEST_P(AttentionCase, SameBitsWhateverTheThreads) {
-  const Case& c = GetParam();
-  const Data d = make(c, DType::bf16);
-  const Results one = run(c, d, 1), three = run(c, d, 3);
-  EXPECT_TRUE(one.o == three.o && one.lse == three.lse);
-  EXPECT_TRUE(one.dq == three.dq && one.dk == three.dk && one.dv == three.dv);
+  for (DType t : {DType::f32, DType::bf16}) {
+    const Data d = make(GetParam(), t);
+    const Results one = run(GetParam(), d, 1), three = run(GetParam(), d, 3);
+    EXPECT_TRUE(one.o == three.o && one.lse == three.lse);
+    EXPECT_TRUE(one.dq == three.dq && one.dk == three.dk && one.dv == three.dv);
+  }
 }
 
-// The same bits where dq is written over d_o.
 TEST_P(AttentionCase, DqMayTakeThePlaceOfDo) {
   const Case& c = GetParam();
   for (DType t : {DType::f32, DType::bf16})
