@@ -1,5 +1,6 @@
 #include "kernels/gated_act/gated_act.h"
 
+#include "kernels/common/fetch_ahead.h"
 #include "kernels/common/rows.h"
 #include "kernels/gated_act/gated_act_args.h"
 

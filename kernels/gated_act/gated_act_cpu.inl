@@ -21,6 +21,7 @@ inline void gated_act_forward_row(const GatedAct& a, int64_t row) {
   T* h = a.out0.row<T>(row);
   int64_t j = 0;
   for (; j + kLanes <= a.gate.cols; j += kLanes) {
+    for (const T* const p : {gate, up, static_cast<const T*>(h)}) fetch_ahead(p + j);
     const Vec g = load(gate + j);
     store(h + j, mul(mul(g, gated_act_gate(a.act, g)), load(up + j)));
   }
@@ -48,6 +49,8 @@ inline void gated_act_backward_row(const GatedAct& a, int64_t row) {
   T* d_up = a.out1.row<T>(row);
   int64_t j = 0;
   for (; j + kLanes <= a.gate.cols; j += kLanes) {
+    for (const T* const p : {d_h, gate, up, static_cast<const T*>(d_gate), static_cast<const T*>(d_up)})
+      fetch_ahead(p + j);
     const Vec d = load(d_h + j), g = load(gate + j), u = load(up + j);
     const Vec s = gated_act_gate(a.act, g);
     store(d_gate + j, mul(mul(d, u), gated_act_slope(a.act, g, s)));

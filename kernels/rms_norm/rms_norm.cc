@@ -1,5 +1,6 @@
 #include "kernels/rms_norm/rms_norm.h"
 
+#include "kernels/common/fetch_ahead.h"
 #include "kernels/common/rows.h"
 #include "kernels/rms_norm/rms_norm_args.h"
 

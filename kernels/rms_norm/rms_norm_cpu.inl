@@ -18,6 +18,7 @@ template <class TX>
 struct RmsSquare {
   const TX* x;
   Vec add_to(Vec s, int64_t j) const {
+    fetch_ahead(x + j);
     const Vec v = load(x + j);
     return fma(v, v, s);
   }
@@ -37,8 +38,10 @@ inline void rms_norm_forward_row(const RmsNormForward& a, int64_t row) {
   if (a.rstd != nullptr) a.rstd[row] = rstd;
   const Vec r = set1(rstd), offset = set1(a.offset);
   int64_t j = 0;
-  for (; j + kLanes <= cols; j += kLanes)
+  for (; j + kLanes <= cols; j += kLanes) {
+    fetch_ahead(y + j);
     store(y + j, mul(mul(load(x + j), r), add(offset, load(a.w + j))));
+  }
   if (j < cols) {
     const int64_t n = cols - j;
     store_part(y + j, mul(mul(load_part(x + j, n), r), add(offset, load_part(a.w + j, n))), n);
@@ -62,6 +65,8 @@ struct RmsDot {
   const float* w;
   Vec offset;
   Vec add_to(Vec s, int64_t j) const {
+    fetch_ahead(dy + j);
+    fetch_ahead(x + j);
     return fma(mul(load(dy + j), add(offset, load(w + j))), load(x + j), s);
   }
   Vec add_part_to(Vec s, int64_t j, int64_t n) const {
@@ -81,6 +86,7 @@ inline void rms_norm_backward_row(const RmsNormBackward& a, int64_t row) {
   const Vec r = set1(rstd), k = set1(-dot * rstd * rstd * rstd / static_cast<float>(cols));
   int64_t j = 0;
   for (; j + kLanes <= cols; j += kLanes) {
+    fetch_ahead(dx + j);
     const Vec g = mul(mul(load(dy + j), add(offset, load(a.w + j))), r);
     store(dx + j, add(load(dx + j), fma(load(x + j), k, g)));
   }
