@@ -331,6 +331,9 @@ TEST(Reader, ColumnsAreNamed) {
   o.columns = Columns("prompt=question,completion=answer");
   EXPECT_EQ(all(read(file("columns.jsonl", R"({"question": "q", "answer": "a", "text": "no"})"), o)),
             (Lines{"qA[E]"}));
+  EXPECT_NE(error_of(file("columns.jsonl", R"({"question": "q", "text": "no"})"), o)
+                .find("line 1: has no 'answer', which --columns names as completion"),
+            std::string::npos);
   EXPECT_THROW(Columns("question=prompt"), Error);
   EXPECT_THROW(Columns("prompt"), Error);
   EXPECT_THROW(Columns("prompt=a,prompt=b"), Error);

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "memory/error.h"
 #include "memory/sha256.h"
@@ -203,12 +204,20 @@ Json DataRows::row(int64_t i) const {
 
 DatasetFormat detect_format(const Json& row, const Columns& columns, const std::string& where) {
   const auto has = [&](const char* role) { return columns.find(row, role) != nullptr; };
-  if (has("messages")) return DatasetFormat::messages;
-  if (has("conversations")) return DatasetFormat::sharegpt;
-  if (has("prompt") && has("completion")) return DatasetFormat::prompt_completion;
-  if (has("instruction") && has("output")) return DatasetFormat::alpaca;
-  if (has("input_ids")) return DatasetFormat::tokens;
-  if (has("text")) return DatasetFormat::text;
+  const std::pair<DatasetFormat, std::vector<const char*>> known[] = {
+      {DatasetFormat::messages, {"messages"}},
+      {DatasetFormat::sharegpt, {"conversations"}},
+      {DatasetFormat::prompt_completion, {"prompt", "completion"}},
+      {DatasetFormat::alpaca, {"instruction", "output"}},
+      {DatasetFormat::tokens, {"input_ids"}},
+      {DatasetFormat::text, {"text"}}};
+  for (const auto& [format, roles] : known)
+    for (const char* role : roles)
+      if (columns.name(role) && !has(role))
+        fail(Category::input, where, ": has no '", columns.of(role), "', which --columns names as ", role,
+             "; correct the name");
+  for (const auto& [format, roles] : known)
+    if (std::all_of(roles.begin(), roles.end(), has)) return format;
   std::string keys;
   for (const auto& [key, value] : row.items()) {
     if (keys.size() < 80) keys += (keys.empty() ? "" : ", ") + shown(key);

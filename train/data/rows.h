@@ -38,6 +38,7 @@ class Columns {
     const auto it = names_.find(role);
     return it == names_.end() ? role : it->second;
   }
+  bool name(const std::string& role) const { return names_.count(role) != 0; }
   // The row's value for a role; null when the key is absent or its value is null.
   const Json* find(const Json& row, const std::string& role) const;
 
