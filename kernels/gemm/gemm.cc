@@ -79,8 +79,9 @@ class GemmRun {
   void operator()(Exec& e, const GemmBody<Call>& body, const Call& call) const {
     if (rows_ == 0 || cols_ == 0) return;
     const GemmTasks tasks(tile_, rows_, cols_, e.threads());
+    // One block of rows after another, whose x stays near while W passes by in fewer bytes.
     e.parallel(tasks.count(), [&](int64_t task, int worker) {
-      const int64_t row = task % tasks.row_blocks * tasks.rows, col = task / tasks.row_blocks * tasks.cols;
+      const int64_t row = task / tasks.col_groups * tasks.rows, col = task % tasks.col_groups * tasks.cols;
       body.part(call, {row, std::min(tasks.rows, rows_ - row), col, std::min(tasks.cols, cols_ - col)},
                 space_, memory_.as<float>() + worker * space_.floats());
     });
