@@ -347,6 +347,7 @@ void copy_async(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 ||
       (bytes != 0 && reinterpret_cast<uintptr_t>(from) % 16 != 0))
     machine->fault("an asynchronous copy off its alignment of 16 bytes");
+  if (bytes < 0 || bytes > 16) machine->fault("an asynchronous copy of no 0 to 16 bytes");
   touch(to, 16, Access::copy);
   machine->shared().poison(to, 16);
   order::reads(from, static_cast<size_t>(bytes), __builtin_return_address(0));

@@ -255,6 +255,8 @@ TEST(Emulator, SeesWhatIsOutside) {
 TEST(Emulator, SeesWhatIsOffItsAlignment) {
   expect_fault([](SharedMemory shared) { copy_async16(shared.take<float>(8), 1, kNumbers, 16); },
                "off its alignment");
+  expect_fault([](SharedMemory shared) { copy_async16(shared.take<float>(8), 0, kNumbers, 24); },
+               "of no 0 to 16 bytes");
   expect_fault(
       [](SharedMemory shared) {
         uint32_t r[4];

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -210,28 +211,53 @@ TEST_F(GemmCuda, FusedMultiplies) {
     int64_t M, N, K;
     Format format;
     TestWeight::Options options;
+    int64_t rank = 40;
   };
   on_cuda(CudaGemm::fused, [] {
     for (const Case& c : {Case{1, 96, 96, Format::nf4, {}},
-                          {16, 224, 1056, Format::nf4, {.block_size = 128}},
+                          {16, 288, 1056, Format::nf4, {.block_size = 128}},
                           {17, 64, 160, Format::fp4, {.doubly = false, .scale = 0.75f}},
-                          {70, 32, 288, Format::fp4, {.block_size = 32}},
-                          {5, 72, 1031, Format::nf4, {.block_size = 48}}})
+                          {70, 96, 288, Format::fp4, {.block_size = 32}},
+                          {5, 72, 1031, Format::nf4, {.block_size = 48}},
+                          {3, 32, 256, Format::nf4, {}, 200},   // cut within LoRA's term: behind
+                          {3, 32, 257, Format::nf4, {}, 200}})  // whole steps, and one row more
       for (const bool nt : {true, false})
         for (const DType type : kDTypes) {
           const TestWeight w(c.format, nt ? c.N : c.K, nt ? c.K : c.N, c.options),
-              lora(Format::f32, nt ? c.N : 40, nt ? 40 : c.N, {.scale = 2.f});
-          const TestMatrix x(DType::bf16, c.M, c.K, nt ? 8 - c.K % 8 : 3), s(DType::bf16, c.M, 40, 8);
+              lora(Format::f32, nt ? c.N : c.rank, nt ? c.rank : c.N, {.scale = 2.f});
+          const TestMatrix x(DType::bf16, c.M, c.K, nt ? 8 - c.K % 8 : 3), s(DType::bf16, c.M, c.rank, 8);
           const TestMatrix residual(DType::f32, c.M, c.N, 1), bias(DType::f32, 1, c.N, 0);
           const GemmTerm terms[] = {{x.view(), w.view()}, {s.view(), lora.view()}};
           const GemmEpilogue epilogue{nt ? bias.view().row<float>(0) : nullptr, residual.view()};
           TestMatrix y(type, c.M, c.N, 3);
           run_planned(1, [&](Exec& e) { multiply(e, nt, terms, epilogue, y.view()); });
-          expect_near(y.view(), gemm_ref<double>(terms, epilogue, c.M, c.N, nt), c.K + 40,
+          expect_near(y.view(), gemm_ref<double>(terms, epilogue, c.M, c.N, nt), c.K + c.rank,
                       cat(c.M, "x", c.N, "x", c.K, " nt ", nt, " ", name_of(type)));
           EXPECT_TRUE(y.padding_untouched());
           if (HasFatalFailure()) return;
         }
+  });
+}
+
+// Each term has its own format's values; as many as there may be, one of them empty.
+TEST_F(GemmCuda, FusedTermsOfCodes) {
+  on_cuda(CudaGemm::fused, [] {
+    for (const bool nt : {true, false}) {
+      std::deque<TestWeight> weights;
+      std::deque<TestMatrix> x;
+      std::vector<GemmTerm> terms;
+      for (const int64_t k : {32, 64, 0, 160, 96, 32, 128, 64}) {
+        const Format format = terms.size() % 2 == 0 ? Format::nf4 : Format::fp4;
+        x.emplace_back(DType::bf16, 2, k, 8);
+        weights.emplace_back(format, nt ? 32 : 160, nt ? 160 : 32, TestWeight::Options{.block_size = 32});
+        WeightView w = weights.back().view();
+        (nt ? w.cols : w.rows) = k;
+        terms.push_back({x.back().view(), w});
+      }
+      TestMatrix y(DType::f32, 2, 32, 8);
+      run_planned(1, [&](Exec& e) { multiply(e, nt, terms, {}, y.view()); });
+      expect_near(y.view(), gemm_ref<double>(terms, {}, 2, 32, nt), 576, cat("nt ", nt));
+    }
   });
 }
 
