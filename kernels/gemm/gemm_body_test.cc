@@ -1,9 +1,13 @@
 // The bodies of gemm's own kernel on a CUDA device, and which of them a card runs.
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include "kernels/cuda/body.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/gemm_ref.h"
 #include "kernels/gemm/gemm_test_data.h"
+#include "kernels/gemm/gemm_test_near.h"
 #include "memory/cuda/emulated.h"
 #include "memory/cuda/start.h"
 #include "tests/support/gemm_on_cuda.h"
@@ -41,6 +45,22 @@ TEST_F(GemmBody, BothHaveTheSameBits) {
       };
       const auto one = by(Body::sm80), other = by(Body::deep);
       for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(same_bits(one[i], other[i])) << i << " of K " << K;
+    }
+  });
+}
+
+// Tiles of 128 x 128 in groups of eight, the last of one: more than three groups; sides of whole tiles and a
+// bit more.
+TEST_F(GemmBody, LargeOutputs) {
+  on_cuda(CudaGemm::own, [] {
+    for (const auto& [M, N, K] : {std::array<int64_t, 3>{1152, 256, 8}, {3105, 130, 8}, {1060, 257, 33}}) {
+      const TestWeight w(Format::bf16, N, K, {});
+      const TestMatrix x(DType::bf16, M, K, 0);
+      const GemmTerm term{x.view(), w.view()};
+      TestMatrix y(DType::f32, M, N, 3);
+      run_planned(1, [&](Exec& e) { gemm_nt(e, "product", {&term, 1}, {}, y.view()); });
+      expect_near(y.view(), gemm_ref<double>({&term, 1}, {}, M, N, true), K, cat(M, "x", N, "x", K));
+      EXPECT_TRUE(y.padding_untouched());
     }
   });
 }

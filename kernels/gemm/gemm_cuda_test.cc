@@ -113,6 +113,7 @@ TEST_F(GemmCuda, LibraryMultiplies) {
         expect_library_near(Format::bf16, 65, 24, 264, nt, type);
         expect_library_near(nt ? Format::fp4 : Format::int8, 130, 72, 320, nt, type);
       }
+    expect_library_near(Format::int8, 2, 264, 1048, true, DType::bf16);  // over a block's columns
   });
   EXPECT_TRUE(is_logged("nt 65x24x264 fp32"));
   EXPECT_TRUE(is_logged("nn 130x72x336 bf16"));    // as one sum
