@@ -287,10 +287,8 @@ TEST(Attention, DocumentsDoNotSeeEachOther) {
         return Tensor::of(t, 70, ConstMat(x).cols, rows_of(x, 37, 107));
       };
       const Results alone = run(second, {{0, 70}, {0, 70}, cut(d.q), cut(d.k), cut(d.v), cut(d.d_o)}, 1);
-      EXPECT_EQ(rows_of(packed.o, 37, 107), alone.o.values());
-      EXPECT_EQ(rows_of(packed.dq, 37, 107), alone.dq.values());
-      EXPECT_EQ(rows_of(packed.dk, 37, 107), alone.dk.values());
-      EXPECT_EQ(rows_of(packed.dv, 37, 107), alone.dv.values());
+      for (Tensor Results::*x : {&Results::o, &Results::dq, &Results::dk, &Results::dv})
+        EXPECT_EQ(rows_of(packed.*x, 37, 107), (alone.*x).values());
     });
 }
 
@@ -319,10 +317,8 @@ TEST(Attention, ManyDocuments) {
     for (int64_t i : {0, 127, 128, 129}) {
       const Data alone{{0, 2}, {0, 2}, cut(d.q, i), cut(d.k, i), cut(d.v, i), cut(d.d_o, i)};
       const Results r = run(one, alone, 1);
-      EXPECT_EQ(rows_of(all.o, 2 * i, 2 * i + 2), r.o.values());
-      EXPECT_EQ(rows_of(all.dq, 2 * i, 2 * i + 2), r.dq.values());
-      EXPECT_EQ(rows_of(all.dk, 2 * i, 2 * i + 2), r.dk.values());
-      EXPECT_EQ(rows_of(all.dv, 2 * i, 2 * i + 2), r.dv.values());
+      for (Tensor Results::*x : {&Results::o, &Results::dq, &Results::dk, &Results::dv})
+        EXPECT_EQ(rows_of(all.*x, 2 * i, 2 * i + 2), (r.*x).values());
     }
   });
 }
