@@ -109,6 +109,19 @@ TEST(Inspect, SaysWhatPathsHold) {
   EXPECT_EQ(run({empty.path()}).code, 3);
 }
 
+TEST(Inspect, NamesWhatItCannotRead) {
+  const test::TempFolder folder;
+  const std::string cut = folder.write("cut.gguf", "GG"), loop = folder / "adapter_config.json";
+  const Ended short_file = run({cut});
+  EXPECT_EQ(short_file.code, 3);
+  EXPECT_NE(short_file.err.find("cut short"), std::string::npos) << short_file.err;
+  std::filesystem::create_symlink(loop, loop);
+  const Ended refused = run({folder.path()});
+  EXPECT_EQ(refused.code, 5);
+  EXPECT_EQ(refused.err.rfind("qlora-inspect: error: " + loop + ": the system failed: ", 0), 0u)
+      << refused.err;
+}
+
 TEST(Inspect, RefusesWhatSaysNothing) {
   const test::TempFolder folder;
   write_tokenizer(folder);

@@ -197,7 +197,8 @@ Json holds_of(const Options& options, const fs::path& path, bool tensors) {
     if (tensors) out["tensors"] = tensor_list(SafetensorsFile((path / "adapter_model.safetensors").string()));
     return out;
   }
-  if ((folder && fs::exists(path / "config.json")) || (!folder && GgufFile::looks_like(path.string()))) {
+  const bool gguf = !folder && (path.extension() == ".gguf" || GgufFile::looks_like(path.string()));
+  if (gguf || (folder && fs::exists(path / "config.json"))) {
     Json out = model_of(path);
     if (tensors) out["tensors"] = model_tensors(path);
     return out;

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <exception>
+#include <filesystem>
 #include <initializer_list>
 #include <iostream>
 #include <new>
@@ -164,6 +165,11 @@ int run_tool(int argc, char** argv, const Table& (*table_of)(), const Build& bui
   } catch (const std::system_error& error) {
     if (error.code() == std::errc::not_enough_memory)
       return report(program, {kOutOfMemory}, Category::memory);
+    const std::string reason = error.code().message();
+    if (const auto* at = dynamic_cast<const std::filesystem::filesystem_error*>(&error))
+      return report(program,
+                    {at->path1().c_str(), ": the system failed: ", reason.c_str(), "; check its permissions"},
+                    Category::io);
     return report(program, {"the system failed: ", error.what(), "; see what it lacks, and run again"},
                   Category::io);
   } catch (const std::exception& error) {

@@ -136,6 +136,9 @@ ResolvedPath resolve(const std::string& name, const char* kind) {
     name_snapshot(resolved);
     return resolved;
   }
+  if (error == std::errc::permission_denied)
+    fail(Category::input, name, ": cannot be reached: ", error.message(),
+         "; check the path and its permissions");
   if (is_path_only(name)) fail(Category::input, name, ": no such file or folder; check the path");
   const HubName hub = hub_name(name);
   if (!hub.id.empty()) return from_hub(hub, kind);
