@@ -43,7 +43,7 @@ void check_weight(const char* name, const WeightView& w) {
 template <class Call>
 struct GemmBody {
   GemmTile tile;
-  bool on_amx;
+  bool of_bf16;
   void (*part)(const Call&, const GemmPart&, const GemmWorkspace&, float*);
 };
 
@@ -51,14 +51,14 @@ struct GemmBody {
 GemmBody<GemmCall> body_of(const GemmCall& call) {
 #if defined(__x86_64__)
   if (multiplies_bf16(active_isa()) && call.terms[0].x.dtype == DType::bf16)
-    return {kAmxGemmTile, true, QLORA_PICK_BF16(gemm_part)};
+    return {kBf16GemmTile, true, QLORA_PICK_BF16(gemm_part)};
 #endif
   return {QLORA_DISPATCH(gemm_tile), false, QLORA_PICK(gemm_part)};
 }
 GemmBody<GemmTnCall> body_of(const GemmTnCall& call) {
 #if defined(__x86_64__)
   if (multiplies_bf16(active_isa()) && call.a.dtype == DType::bf16 && call.b.dtype == DType::bf16)
-    return {kAmxGemmTile, true, QLORA_PICK_BF16(gemm_tn_part)};
+    return {kBf16GemmTile, true, QLORA_PICK_BF16(gemm_tn_part)};
 #endif
   return {QLORA_DISPATCH(gemm_tile), false, QLORA_PICK(gemm_tn_part)};
 }
@@ -71,7 +71,7 @@ class GemmRun {
       : rows_(rows),
         cols_(cols),
         tile_(body.tile),
-        space_(body.tile, body.on_amx, rows, cols),
+        space_(body.tile, body.of_bf16, rows, cols),
         memory_(e.allocate(
             Region::workspace, "gemm workspace",
             sizeof(float) * static_cast<size_t>(space_.floats()) * static_cast<size_t>(e.threads()))) {}
@@ -176,7 +176,7 @@ void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, fl
   }
   const GemmBody<GemmTnCall> body = body_of(call);
   // Tiles want one operand transposed: the narrower.
-  if (body.on_amx && a.cols > b.cols) call = {b, a, scale, out, true};
+  if (body.of_bf16 && a.cols > b.cols) call = {b, a, scale, out, true};
   const GemmRun run(e, body, call.a.cols, call.b.cols);
   if (!e.op(name, flops, read, out.bytes())) return;
   if (a.rows == 0) return;

@@ -2,10 +2,10 @@
 // begin anew at each GemmTerm, so that an output element hangs on the order of its terms alone: blocks of K,
 // rows, columns and threads are free.
 
-inline constexpr int64_t kPairBytes = kAmxSteps * kStepBytes;
-inline constexpr int64_t kPanelCols = 2 * kAmxTile;  // decoded at a time: a block of 64 codes is set up once
+inline constexpr int64_t kPairBytes = kBf16Steps * kStepBytes;
+inline constexpr int64_t kPanelCols = 2 * kBf16Tile;  // decoded at a time: a block of 64 codes is set up once
 
-// Two tiles, 16 columns each, make up a step of kAmxTile columns.
+// Two tiles, 16 columns each, make up a step of kBf16Tile columns.
 inline int64_t tile_offset(int64_t col) { return col / 32 * kPairBytes + col % 32 / 16 * 1024; }
 
 // Rounded as everywhere, but that subnormals become 0: the tiles' products take them for 0 in any case.
@@ -34,7 +34,7 @@ struct Segment {
 };
 
 struct Chunk {
-  Segment segment[kAmxSegments];
+  Segment segment[kBf16Segments];
   int64_t count = 0, steps = 0;
   bool last = false;  // no terms are left behind it
 };
@@ -46,7 +46,7 @@ class Chunks {
   Chunks(std::span<const GemmTerm> terms, int64_t cols) : terms_(terms), copies_(cols > kPanelCols) {
     int64_t steps = 0;
     for (const GemmTerm& t : terms) steps += steps_of(t.x.cols);
-    const int64_t chunks = ceil_div(steps, kAmxSteps);
+    const int64_t chunks = ceil_div(steps, kBf16Steps);
     room_ = chunks == 0 ? 0 : ceil_div(steps, chunks);
   }
   Chunk next() {
@@ -54,7 +54,7 @@ class Chunks {
     for (; t_ < terms_.size(); ++t_, k_ = 0)
       while (k_ < terms_[t_].x.cols) {
         const int64_t room = room_ - chunk.steps;
-        if (room == 0 || chunk.count == kAmxSegments) return chunk;
+        if (room == 0 || chunk.count == kBf16Segments) return chunk;
         const bool direct = served_directly(terms_[t_].x);
         int64_t count = at_most(terms_[t_].x.cols - k_, room * kStepTerms);
         if (direct && count > kStepTerms) count -= count % kStepTerms;  // the rest is packed
@@ -80,9 +80,9 @@ class Chunks {
   int64_t k_ = 0, room_;
 };
 
-// Rows of x, filled up with zeros to whole steps and kAmxTile rows.
+// Rows of x, filled up with zeros to whole steps and kBf16Tile rows.
 inline void pack_rows(const Segment& s, int64_t row, int64_t rows, char* to) {
-  for (int64_t r = 0; r < kAmxTile; ++r, to += s.stride())
+  for (int64_t r = 0; r < kBf16Tile; ++r, to += s.stride())
     for (int64_t i = 0; i < s.steps(); ++i) {
       const int64_t n = r < rows ? s.count - i * kStepTerms : 0;
       const __mmask32 mask = n >= kStepTerms ? ~0u : (1u << n) - 1;
@@ -91,30 +91,30 @@ inline void pack_rows(const Segment& s, int64_t row, int64_t rows, char* to) {
     }
 }
 
-// Up to kAmxTile rows of a chunk, as tiles take them; what needs a copy has it at `packed`.
+// Up to kBf16Tile rows of a chunk, as tiles take them; what needs a copy has it at `packed`.
 inline void chunk_rows(const Chunk& chunk, int64_t row, int64_t rows, char* packed, TileRows* x) {
   for (int64_t i = 0; i < chunk.count; ++i) {
     const Segment& s = chunk.segment[i];
-    if (s.direct && rows == kAmxTile) {
+    if (s.direct && rows == kBf16Tile) {
       const bf16* from = s.term->x.row<bf16>(row) + s.k;
       x[i] = {reinterpret_cast<const char*>(from), s.term->x.stride * 2, s.steps()};
       continue;
     }
     x[i] = {packed, s.stride(), s.steps()};
-    packed += kAmxTile * s.stride();
+    packed += kBf16Tile * s.stride();
   }
 }
 
-// The copies of all rows of a part, kAmxTile rows after kAmxTile rows.
+// The copies of all rows of a part, kBf16Tile rows after kBf16Tile rows.
 inline void pack_chunk(const Chunk& chunk, const GemmPart& part, char* packed) {
-  for (int64_t r = 0; r < part.rows; r += kAmxTile) {
-    const int64_t rows = at_most(part.rows - r, kAmxTile);
-    char* to = packed + r * kAmxPackedBytes;
+  for (int64_t r = 0; r < part.rows; r += kBf16Tile) {
+    const int64_t rows = at_most(part.rows - r, kBf16Tile);
+    char* to = packed + r * kBf16PackedBytes;
     for (int64_t i = 0; i < chunk.count; ++i) {
       const Segment& s = chunk.segment[i];
-      if (s.direct && rows == kAmxTile) continue;
+      if (s.direct && rows == kBf16Tile) continue;
       pack_rows(s, part.row + r, rows, to);
-      to += kAmxTile * s.stride();
+      to += kBf16Tile * s.stride();
     }
   }
 }
@@ -137,7 +137,7 @@ inline bool written_past_caches(const Mat& y) {
          reinterpret_cast<uintptr_t>(y.data) % 64 == 0;
 }
 
-// Bias and residual, and the one rounding, of a row's `cols` sums: at most kAmxTile.
+// Bias and residual, and the one rounding, of a row's `cols` sums: at most kBf16Tile.
 template <class T>
 inline void finish_row(const GemmCall& call, int64_t row, int64_t col, int64_t cols, const float* c,
                        bool past_caches) {
@@ -153,7 +153,7 @@ inline void finish_row(const GemmCall& call, int64_t row, int64_t col, int64_t c
     if (n > 0) high = avx512::add(high, avx512::residual_part(e.residual, row, col + kTileSide, n));
   }
   T* y = call.y.row<T>(row) + col;
-  const bool whole = cols == kAmxTile;
+  const bool whole = cols == kBf16Tile;
   if constexpr (std::is_same_v<T, bf16>) {
     const __m512i bits = bf16_pair(low, high);
     if (past_caches && whole)
@@ -170,14 +170,14 @@ inline void finish_row(const GemmCall& call, int64_t row, int64_t col, int64_t c
 }
 
 // The panels of at most kPanelCols columns, row by row: memory takes two lines of 64 bytes that lie side by
-// side in the time of one. Their sums are kAmxTile a row, panel_c apart.
+// side in the time of one. Their sums are kBf16Tile a row, panel_c apart.
 template <class T>
 inline void finish_rows(const GemmCall& call, const GemmPart& part, const float* c, int64_t panel_c) {
   const bool past_caches = written_past_caches(call.y);
-  for (int64_t r = 0; r < part.rows; ++r, c += kAmxTile)
-    for (int64_t j = 0; j < part.cols; j += kAmxTile)
-      finish_row<T>(call, part.row + r, part.col + j, at_most(part.cols - j, kAmxTile),
-                    c + j / kAmxTile * panel_c, past_caches);
+  for (int64_t r = 0; r < part.rows; ++r, c += kBf16Tile)
+    for (int64_t j = 0; j < part.cols; j += kBf16Tile)
+      finish_row<T>(call, part.row + r, part.col + j, at_most(part.cols - j, kBf16Tile),
+                    c + j / kBf16Tile * panel_c, past_caches);
 }
 
 inline void finish(const GemmCall& call, const GemmPart& part, const float* c, int64_t panel_c) {
@@ -185,31 +185,31 @@ inline void finish(const GemmCall& call, const GemmPart& part, const float* c, i
                               : finish_rows<float>(call, part, c, panel_c);
 }
 
-// Chunk by chunk and panel by panel: a panel's kAmxTile columns stay in the nearest cache while the rows pass
-// by. Stores hold up the tiles' loads, of which each is likely to share its place in a page with one of them:
-// so rows are copied, panels decoded and sums finished many at a time, not between products.
+// Chunk by chunk and panel by panel: a panel's kBf16Tile columns stay in the nearest cache while the rows
+// pass by. Stores hold up the tiles' loads, of which each is likely to share its place in a page with one of
+// them: so rows are copied, panels decoded and sums finished many at a time, not between products.
 inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWorkspace& space, float* memory) {
   char *packed = reinterpret_cast<char*>(memory), *panels = reinterpret_cast<char*>(memory + space.a);
   const TileRegisters registers;
   Chunks chunks(call.terms, part.cols);
   // Sums lie panel by panel; what one chunk completes needs no place of its own.
-  const int64_t panel_c = ceil_div(part.rows, kAmxTile) * kAmxTile * kAmxTile;
-  TileRows x[kAmxSegments];
+  const int64_t panel_c = ceil_div(part.rows, kBf16Tile) * kBf16Tile * kBf16Tile;
+  TileRows x[kBf16Segments];
   for (bool first = true, more = true; more; first = false) {
     const Chunk chunk = chunks.next();
     more = !chunk.last;
     pack_chunk(chunk, part, packed);
     for (int64_t j = 0; j < part.cols; j += kPanelCols) {
       const GemmPart both{part.row, part.rows, part.col + j, at_most(part.cols - j, kPanelCols)};
-      float* c = memory + space.a + space.panel + (first && chunk.last ? 0 : j / kAmxTile * panel_c);
+      float* c = memory + space.a + space.panel + (first && chunk.last ? 0 : j / kBf16Tile * panel_c);
       decode_chunk(call, chunk, both.col, both.cols, panels);
-      for (int64_t half = 0; half * kAmxTile < both.cols; ++half)
-        for (int64_t r = 0; r < part.rows; r += kAmxTile) {
-          const int64_t rows = at_most(part.rows - r, kAmxTile);
-          chunk_rows(chunk, part.row + r, rows, packed + r * kAmxPackedBytes, x);
+      for (int64_t half = 0; half * kBf16Tile < both.cols; ++half)
+        for (int64_t r = 0; r < part.rows; r += kBf16Tile) {
+          const int64_t rows = at_most(part.rows - r, kBf16Tile);
+          chunk_rows(chunk, part.row + r, rows, packed + r * kBf16PackedBytes, x);
           multiply<Rows::once>(x, chunk.count, panels + half * kPairBytes, rows,
-                               at_most(both.cols - half * kAmxTile, kAmxTile),
-                               c + half * panel_c + r * kAmxTile, kAmxTile, first);
+                               at_most(both.cols - half * kBf16Tile, kBf16Tile),
+                               c + half * panel_c + r * kBf16Tile, kBf16Tile, first);
         }
       if (chunk.last) finish(call, both, c, panel_c);
     }
@@ -217,7 +217,7 @@ inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWork
   _mm_sfence();  // those stores are in no order otherwise
 }
 
-// Rows row .. row+count, kAmxTile columns: a panel.
+// Rows row .. row+count, kBf16Tile columns: a panel.
 inline void pack_panel(const ConstMat& m, int64_t row, int64_t count, int64_t col, int64_t cols,
                        char* panel) {
   const __mmask32 mask = cols >= 32 ? ~0u : (1u << cols) - 1;
@@ -251,17 +251,17 @@ inline void gemm_tn_part(const GemmTnCall& call, const GemmPart& part, const Gem
   char *left = reinterpret_cast<char*>(memory), *panel = reinterpret_cast<char*>(memory + space.a);
   float* c = memory + space.a + space.panel;
   const TileRegisters registers;
-  for (int64_t m = 0; m < call.a.rows; m += kAmxSteps * kStepTerms) {
-    const int64_t count = at_most(call.a.rows - m, kAmxSteps * kStepTerms);
+  for (int64_t m = 0; m < call.a.rows; m += kBf16Steps * kStepTerms) {
+    const int64_t count = at_most(call.a.rows - m, kBf16Steps * kStepTerms);
     const int64_t steps = ceil_div(count, kStepTerms), stride = (steps | 1) * 64;
     bring_near(call.b, m, count, part.col, part.cols);
     for (int64_t r = 0; r < part.rows; r += kTileSide)
       pack_transposed(call.a, m, count, part.row + r, at_most(part.rows - r, kTileSide), left + r * stride,
                       stride);
-    for (int64_t j = 0; j < part.cols; j += kAmxTile) {
-      const int64_t cols = at_most(part.cols - j, kAmxTile);
+    for (int64_t j = 0; j < part.cols; j += kBf16Tile) {
+      const int64_t cols = at_most(part.cols - j, kBf16Tile);
       pack_panel(call.b, m, count, part.col + j, cols, panel);
-      for (int64_t r = 0; r < part.rows; r += kAmxTile) {
+      for (int64_t r = 0; r < part.rows; r += kBf16Tile) {
         const TileRows x{left + r * stride, stride, steps};
         multiply(&x, 1, panel, part.rows - r, cols, c + r * space.stride_c + j, space.stride_c, m == 0);
       }

@@ -16,17 +16,17 @@ inline constexpr int64_t kStrideA = kBlockK + 16;  // of a packed block of x: of
 inline constexpr int64_t kMostRows = 512;          // of a task
 inline constexpr int64_t kMostPanels = 8;          // of a task
 
-// On AMX: a microkernel's rows and columns, the steps of 32 terms that a decoded panel holds, and the parts
+// Of bf16 products: a microkernel's rows and columns, the steps of 32 terms that a decoded panel holds, and the parts
 // of GemmTerms that these may come from.
-inline constexpr int64_t kAmxTile = 32, kAmxSteps = 20, kAmxSegments = 10;
+inline constexpr int64_t kBf16Tile = 32, kBf16Steps = 20, kBf16Segments = 10;
 // Of a row of them in a copy: each part's length is made odd in lines.
-inline constexpr int64_t kAmxPackedBytes = (kAmxSteps + kAmxSegments) * 64;
+inline constexpr int64_t kBf16PackedBytes = (kBf16Steps + kBf16Segments) * 64;
 
 // The microkernel's tile, an ISA's own, and how many of its columns a task may have at most.
 struct GemmTile {
   int64_t rows, cols, most_panels;
 };
-inline constexpr GemmTile kAmxGemmTile{kAmxTile, kAmxTile, 12};
+inline constexpr GemmTile kBf16GemmTile{kBf16Tile, kBf16Tile, 12};
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -37,17 +37,17 @@ struct GemmWorkspace {
   int64_t floats() const { return a + panel + c; }
 
   // For outputs of up to `rows` rows, `cols` columns: grows with both.
-  GemmWorkspace(GemmTile tile, bool on_amx, int64_t rows, int64_t cols) {
+  GemmWorkspace(GemmTile tile, bool of_bf16, int64_t rows, int64_t cols) {
     const int64_t most_rows = kMostRows / tile.rows * tile.rows;
     const int64_t task_rows =
         std::min(most_rows, ceil_div(std::max<int64_t>(rows, 1), tile.rows) * tile.rows);
     const int64_t panels = std::clamp<int64_t>(ceil_div(cols, tile.cols), 1, tile.most_panels);
     stride_c = panels * tile.cols + 16;
-    // On AMX both hold bf16, two to a float: rows of whole steps, each part's length off a power of two, and
+    // Then both hold bf16, two to a float: rows of whole steps, each part's length off a power of two, and
     // two panels.
-    a = on_amx ? task_rows * kAmxPackedBytes / 4
-               : ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 32)), 16) * 16;
-    panel = on_amx ? 2 * kAmxSteps * 16 * kAmxTile : ceil_div(kBlockK * tile.cols, 16) * 16;
+    a = of_bf16 ? task_rows * kBf16PackedBytes / 4
+                : ceil_div(std::max(task_rows * kStrideA, kBlockK * (task_rows + 32)), 16) * 16;
+    panel = of_bf16 ? 2 * kBf16Steps * 16 * kBf16Tile : ceil_div(kBlockK * tile.cols, 16) * 16;
     c = ceil_div(task_rows * stride_c, 16) * 16;
   }
 };

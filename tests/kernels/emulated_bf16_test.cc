@@ -109,7 +109,7 @@ TEST_P(EmulatedBf16, ProductsHaveTheCpusBits) {
           const GemmTerm terms[] = {{x.view(), w.view()}, {s.view(), b.view()}};
           TestMatrix y[] = {{dtype, M, N, 0}, {dtype, M, N, 0}};
           for (const int i : {0, 1}) {
-            const GemmWorkspace space(kAmxGemmTile, true, M, N);
+            const GemmWorkspace space(kBf16GemmTile, true, M, N);
             Memory memory(static_cast<size_t>(space.floats()), 7.f);
             const GemmCall call{terms, {nullptr, residual.view()}, y[i].view(), nt};
             GetParam().gemm[i](call, {0, M, 0, N}, space, memory.data());
@@ -125,7 +125,7 @@ TEST_P(EmulatedBf16, TransposedProductsHaveTheCpusBits) {
       const TestMatrix former(DType::f32, swapped ? Q : P, swapped ? P : Q, 0);
       TestMatrix out[] = {former, former};
       for (const int i : {0, 1}) {
-        const GemmWorkspace space(kAmxGemmTile, true, P, Q);
+        const GemmWorkspace space(kBf16GemmTile, true, P, Q);
         Memory memory(static_cast<size_t>(space.floats()), 7.f);
         const GemmTnCall call{a.view(), b.view(), 0.375f, out[i].view(), swapped};
         GetParam().gemm_tn[i](call, {0, P, 0, Q}, space, memory.data());
