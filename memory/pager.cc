@@ -118,6 +118,7 @@ void Pager::begin(Exec& e, std::byte* data) {
   next_ = 0;
   for (size_t s = 0; s < slot_.size(); ++s) {
     slot_[s] = {data + s * slot_bytes_, Way::none, 0, -1, -1};
+    backend_->computed(static_cast<int>(s));  // what had the memory before may be under way
     if (plan_->first[s] >= 0) expect(static_cast<int>(s), plan_->first[s]);
   }
   advance();

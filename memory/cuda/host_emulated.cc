@@ -3,21 +3,18 @@
 #include <atomic>
 #include <chrono>
 #include <cinttypes>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <fstream>
 #include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <random>
-#include <thread>
 
 #include "memory/cuda/emulated.h"
 #include "memory/cuda/host.h"
+#include "memory/cuda/queue_emulated.h"
 #include "memory/cuda/stamp.h"
 #include "memory/cuda/start.h"
 
@@ -72,64 +69,8 @@ void verify() {
 
 bool is_the_one_to_fail() { return machine().copies_left.fetch_sub(1, std::memory_order_relaxed) == 0; }
 
-struct EventState {
-  std::mutex mutex;
-  std::condition_variable reached;
-  uint64_t recorded = 0, done = 0;
-  void reach(uint64_t n) {
-    const std::lock_guard lock(mutex);
-    done = std::max(done, n);
-    reached.notify_all();
-  }
-  void wait_for(uint64_t n) {
-    std::unique_lock lock(mutex);
-    reached.wait(lock, [&] { return done >= n; });
-  }
-};
-using SharedEvent = std::shared_ptr<EventState>;
 EventState& state_of(void* handle) { return **static_cast<SharedEvent*>(handle); }
 
-// A thread that does its tasks in order.
-class Queue {
- public:
-  explicit Queue(uint64_t seed) : random_(seed), thread_([this] { work(); }) {}
-  ~Queue() {
-    push(nullptr);
-    thread_.join();
-  }
-  void push(std::function<void()> task) {
-    const bool last = task == nullptr;
-    std::unique_lock lock(mutex_);
-    tasks_.push_back(std::move(task));
-    pushed_.notify_one();
-    if (machine().device.apart && !last) drained_.wait(lock, [&] { return tasks_.empty() && !busy_; });
-  }
-  // On the queue's own thread.
-  void linger() { std::this_thread::sleep_for(std::chrono::microseconds(random_() % 300)); }
-
- private:
-  void work() {
-    std::unique_lock lock(mutex_);
-    while (true) {
-      pushed_.wait(lock, [&] { return !tasks_.empty(); });
-      const std::function<void()> task = std::move(tasks_.front());
-      tasks_.pop_front();
-      if (task == nullptr) return;
-      busy_ = true;
-      lock.unlock();
-      machine().run(task);
-      lock.lock();
-      busy_ = false;
-      drained_.notify_all();
-    }
-  }
-  std::mt19937_64 random_;
-  std::mutex mutex_;
-  std::condition_variable pushed_, drained_;
-  bool busy_ = false;
-  std::deque<std::function<void()>> tasks_;
-  std::thread thread_;
-};
 Queue& queue_of(void* handle) { return *static_cast<Queue*>(handle); }
 
 // Whether something of this process lies there.
@@ -243,28 +184,17 @@ Event::Event(int) : handle_(new SharedEvent(std::make_shared<EventState>())) {}
 Event::~Event() { delete static_cast<SharedEvent*>(handle_); }
 void Event::record(Stream& stream) {
   verify();
-  EventState& state = state_of(handle_);
-  uint64_t n;
-  {
-    const std::lock_guard lock(state.mutex);
-    n = ++state.recorded;
-  }
-  queue_of(stream.handle()).push([event = *static_cast<SharedEvent*>(handle_), n] { event->reach(n); });
+  const uint64_t n = state_of(handle_).record();
+  queue_of(stream.handle()).push({[event = *static_cast<SharedEvent*>(handle_), n] { event->reach(n); }, {}});
 }
 bool Event::done() const {
   verify();
   EventState& state = state_of(handle_);
-  const std::lock_guard lock(state.mutex);
-  return state.done >= state.recorded;
+  return state.has_reached(state.last());
 }
 void Event::synchronize() const {
   EventState& state = state_of(handle_);
-  uint64_t n;
-  {
-    const std::lock_guard lock(state.mutex);
-    n = state.recorded;
-  }
-  state.wait_for(n);
+  state.wait_on_host(state.last());
   verify();
 }
 
@@ -280,24 +210,17 @@ Stamp::~Stamp() { delete static_cast<SharedStamp*>(handle_); }
 void Stamp::record(Stream& stream) {
   verify();
   const SharedStamp stamp = *static_cast<SharedStamp*>(handle_);
-  uint64_t n;
-  {
-    const std::lock_guard lock(stamp->event.mutex);
-    n = ++stamp->event.recorded;
-  }
-  queue_of(stream.handle()).push([stamp, n] {
-    stamp->time = std::chrono::steady_clock::now();
-    stamp->event.reach(n);
-  });
+  const uint64_t n = stamp->event.record();
+  queue_of(stream.handle())
+      .push({[stamp, n] {
+               stamp->time = std::chrono::steady_clock::now();
+               stamp->event.reach(n);
+             },
+             {}});
 }
 void Stamp::synchronize() const {
   StampState& stamp = **static_cast<SharedStamp*>(handle_);
-  uint64_t n;
-  {
-    const std::lock_guard lock(stamp.event.mutex);
-    n = stamp.event.recorded;
-  }
-  stamp.event.wait_for(n);
+  stamp.event.wait_on_host(stamp.event.last());
   verify();
 }
 double Stamp::seconds_since(const Stamp& earlier) const {
@@ -309,44 +232,40 @@ double Stamp::seconds_since(const Stamp& earlier) const {
 Stream::Stream(int device) : device_(device) {
   Machine& m = machine();
   const std::lock_guard lock(m.mutex);
-  handle_ = new Queue(m.device.seed + ++m.streams);
+  handle_ = new Queue(m.device, m.device.seed + ++m.streams,
+                      [](const std::function<void()>& task) { machine().run(task); });
 }
 Stream::~Stream() { delete static_cast<Queue*>(handle_); }
 void Stream::wait(const Event& event) {
   verify();
-  EventState& state = state_of(event.handle_);
-  uint64_t n;
-  {
-    const std::lock_guard lock(state.mutex);
-    n = state.recorded;
-  }
-  queue_of(handle_).push([event = *static_cast<SharedEvent*>(event.handle_), n] { event->wait_for(n); });
+  queue_of(handle_).push({{}, *static_cast<SharedEvent*>(event.handle_), state_of(event.handle_).last()});
 }
 void Stream::copy(void* to, const void* from, size_t bytes) {
   verify();
   Queue& queue = queue_of(handle_);
-  queue.push([=, &queue] {
-    if (is_the_one_to_fail()) break_device("a copy failed; check the card and its driver");
-    std::memset(to, 0xff, bytes);
-    queue.linger();
-    if (!machine().failed) std::memcpy(to, from, bytes);
-  });
+  queue.push({[=, &queue] {
+                if (is_the_one_to_fail()) break_device("a copy failed; check the card and its driver");
+                std::memset(to, 0xff, bytes);
+                queue.linger();
+                if (!machine().failed) std::memcpy(to, from, bytes);
+              },
+              {}});
 }
 void Stream::fill(void* to, unsigned char byte, size_t bytes) {
   verify();
-  queue_of(handle_).push([=] { std::memset(to, byte, bytes); });
+  queue_of(handle_).push({[=] { std::memset(to, byte, bytes); }, {}});
 }
 void Stream::prefetch(void*, size_t, bool) { verify(); }
 void Stream::prefer_host(void*, size_t) { verify(); }
 void Stream::call(void (*f)(void*), void* argument) {
   verify();
-  queue_of(handle_).push([=] { f(argument); });
+  queue_of(handle_).push({[=] { f(argument); }, {}});
 }
 void Stream::synchronize() {
   // Even after a failure: nothing is under way any more when it throws.
   const SharedEvent end = std::make_shared<EventState>();
-  queue_of(handle_).push([end] { end->reach(1); });
-  end->wait_for(1);
+  queue_of(handle_).push({[end] { end->reach(1); }, {}});
+  end->wait_on_host(1);
   verify();
 }
 

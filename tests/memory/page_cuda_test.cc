@@ -80,11 +80,11 @@ struct Counting {
   }
 };
 
-TEST(PageCuda, StreamsAreJoinedByEvents) {
+void expect_joined(cuda::StreamOrder order) {
   const size_t page = PageBackend::kPageAlign;
   for (const int slots : {1, 2, 3})
     for (const size_t budget : {SIZE_MAX, (static_cast<size_t>(slots) + 3) * page}) {
-      cuda::emulate({.seed = static_cast<uint64_t>(slots)});
+      cuda::emulate({.seed = static_cast<uint64_t>(slots), .order = order});
       cuda::Stream compute(0);
       Counting counting;
       Pager pager("pages", Counting::kPages, Counting::kBytes, slots, Pager::Life::lasting);
@@ -100,11 +100,18 @@ TEST(PageCuda, StreamsAreJoinedByEvents) {
       pager.connect(pinned_pages({&compute, Counting::kPages, Counting::kBytes, slots}, budget), {&trace});
       for (int n = 0; n < 4; ++n) {
         Phase phase(e, trace);
+        compute.fill(arena.data(), 0xff, trace.bytes);  // who has the slots' memory between the passes
         counting.pass(pager, e, &compute, n);
       }
       compute.synchronize();
-      EXPECT_EQ(counting.wrong, 0) << slots << " slots";
+      EXPECT_EQ(counting.wrong, 0) << slots << " slots, order " << static_cast<int>(order);
     }
+}
+
+TEST(PageCuda, StreamsAreJoinedByEvents) {
+  for (const auto order :
+       {cuda::StreamOrder::threads, cuda::StreamOrder::oldest_first, cuda::StreamOrder::youngest_first})
+    expect_joined(order);
 }
 
 // Whichever copy fails: one clear error, never a hang.
@@ -193,6 +200,37 @@ TEST(CudaEmulator, ACopyThatIsNotWaitedForIsSeen) {
   open = true;
   filled.synchronize();
   EXPECT_TRUE(filled.done());
+}
+
+// Where streams have an order nothing is done before the host waits, and then each is as early or as late as
+// events allow: whatever one forgets shows.
+TEST(CudaEmulator, StreamsInAnOrder) {
+  for (const auto order : {cuda::StreamOrder::oldest_first, cuda::StreamOrder::youngest_first})
+    for (const bool waits : {false, true}) {
+      SCOPED_TRACE(
+          cat(order == cuda::StreamOrder::oldest_first ? "oldest" : "youngest", " first, waits ", waits));
+      cuda::emulate({.order = order});
+      std::vector<std::byte> a(16), b(16), c(16);
+      {
+        cuda::Stream old(0), young(0);
+        cuda::Event filled(0), copied(0);
+        old.fill(a.data(), 1, 16);
+        filled.record(old);
+        if (waits) young.wait(filled);
+        young.copy(b.data(), a.data(), 16);
+        copied.record(young);
+        if (waits) old.wait(copied);
+        old.copy(c.data(), b.data(), 16);
+        EXPECT_EQ(a[0], std::byte{0}) << "before the host waits";
+        EXPECT_FALSE(filled.done());
+        old.synchronize();
+        EXPECT_EQ(a[0], std::byte{1});
+        EXPECT_EQ(c[0], std::byte{waits}) << "too early, or of what came too early";
+      }
+      EXPECT_EQ(b[0], std::byte{waits || order == cuda::StreamOrder::oldest_first})
+          << "ended with its stream";
+    }
+  cuda::emulate({});
 }
 
 }  // namespace
