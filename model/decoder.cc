@@ -47,8 +47,16 @@ Decoder::Decoder(std::shared_ptr<const Model> model, Numerics numerics, const Ba
 
 BlockContext Decoder::context(int block, const BlockWeights& weights, const AdapterView& a) const {
   static const AdapterLayout none;
-  return block_context(model_->desc(), block, weights, rope_.view(), numerics_,
-                       a.layout == nullptr ? none : *a.layout, a.params, a.grads);
+  BlockContext c = block_context(model_->desc(), block, weights, rope_.view(), numerics_,
+                                 a.layout == nullptr ? none : *a.layout, a.params, a.grads);
+  for (LinearGroup& g : c.group) g.ahead = ahead_ != nullptr && ahead_->passing() ? ahead_.get() : nullptr;
+  return c;
+}
+
+void Decoder::set_device(const DeviceWeights& weights, cuda::Stream& stream) {
+  device_ = &weights;
+  rope_.move_to(stream);
+  if (ahead_ != nullptr) ahead_->start({DeviceKind::cuda, stream.device()});
 }
 
 BlockBatch Decoder::block_batch(const Exec& e, const TokenBatch& b, const DropoutKey& dropout) const {
@@ -83,7 +91,10 @@ void Decoder::head_chunk(Exec& e, const WeightView& head, const ConstMat& x, con
   const ModelDesc& d = model_->desc();
   rms_norm_forward(e, x, final_norm(), d.final_norm_offset, d.final_norm_eps, normed, rstd);
   const GemmTerm term{normed, head};
-  (step ? gemm_few_nt : gemm_nt)(e, "lm_head", {&term, 1}, {}, logits);
+  if (step)
+    gemm_few_nt(e, "lm_head", {&term, 1}, {}, logits);
+  else
+    gemm_nt(e, "lm_head", {&term, 1}, {}, logits);
 }
 
 // x: the last block's output. With dx: dL/dx too, zero where a row has no loss.
@@ -157,6 +168,7 @@ LossSum Decoder::train(Exec& e, const TokenBatch& b, const AdapterView& adapter,
                    d.dim);
 
   PagedWeights::Pass weights(e, *model_, pages_, device_);
+  const DecodeAhead::Pass ahead(ahead_.get(), e);
   const auto at = [&](int i) -> BlockSaved& { return saved_[static_cast<size_t>(i)]; };
   e.set_block(0);
   at(0).x0 = saved.input(0);
@@ -222,6 +234,7 @@ Matrix Decoder::forward_only(Exec& e, const TokenBatch& b, const AdapterView& ad
 
 LossSum Decoder::evaluate(Exec& e, const TokenBatch& b, const AdapterView& adapter) const {
   PagedWeights::Pass weights(e, *model_, pages_, device_);
+  const DecodeAhead::Pass ahead(ahead_.get(), e);
   const Matrix x = forward_only(e, b, adapter, weights, nullptr);
   const LossSum sum = loss(e, b, weights.head(), x, nullptr, 0);
   weights.release_head();

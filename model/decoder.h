@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/gemm/decode_ahead.h"
 #include "memory/exec.h"
 #include "model/adapter.h"
 #include "model/block.h"
@@ -71,10 +72,12 @@ class Decoder {
   }
   // From here on passes, generation's too, run on `stream`'s device with these weights, and the tables lie
   // there; `weights` must outlive this.
-  void set_device(const DeviceWeights& weights, cuda::Stream& stream) {
-    device_ = &weights;
-    rope_.move_to(stream);
-  }
+  void set_device(const DeviceWeights& weights, cuda::Stream& stream);
+  // From here on passes over batches on a CUDA device decode weights ahead: two panels more, the same bits.
+  // False: not any more.
+  void set_decode_ahead(bool on) { ahead_ = on ? std::make_unique<DecodeAhead>() : nullptr; }
+  // Whether a pass that was rehearsed since does.
+  bool decodes_ahead() const { return ahead_ != nullptr && ahead_->bytes() > 0; }
   // From here on logits are at most so many bytes at a time, if no fewer than 16 rows: the more rows, the
   // fewer times the head is read and decoded. Of the bits it changes none.
   static constexpr int64_t kLogitsBytes = int64_t{48} << 20;
@@ -124,6 +127,7 @@ class Decoder {
   const DeviceWeights* device_ = nullptr;  // null: the model's own are used
   Numerics numerics_;
   BatchLimits limits_;
+  std::unique_ptr<DecodeAhead> ahead_;  // null: weights are decoded in their products' turn
   int64_t logits_bytes_ = kLogitsBytes;
   mutable RopeTables rope_;        // filled by the first pass that computes
   std::vector<BlockSaved> saved_;  // of the pass under way: empty between passes

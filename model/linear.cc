@@ -31,8 +31,9 @@ void for_each_adapted(const LinearGroup& g, F&& f) {
   }
 }
 
-// y_i of the first y.size() members, from x and S.
-void up_by(decltype(gemm_nt) product, Exec& e, const LinearGroup& g, const ConstMat& x, const ConstMat& s,
+// y_i of the first y.size() members, from x and S, by product(terms, epilogue, y_i).
+template <class Product>
+void up_by(const Product& product, const LinearGroup& g, const ConstMat& x, const ConstMat& s,
            std::span<const Mat> y, const ConstMat& residual) {
   check(static_cast<int>(y.size()) <= g.count, "linear: ", y.size(), " outputs of ", g.count);
   for (size_t i = 0; i < y.size(); ++i) {
@@ -40,7 +41,7 @@ void up_by(decltype(gemm_nt) product, Exec& e, const LinearGroup& g, const Const
     std::array<GemmTerm, 2> terms{GemmTerm{x, m.w}, GemmTerm{}};
     if (m.rank > 0) terms[1] = {s.col_range(m.s_col, m.rank), fp32_weight(m.b, m.w.rows, m.rank, m.scale)};
     const GemmEpilogue epilogue{m.bias, i == 0 ? residual : ConstMat{}};
-    product(e, "linear", {terms.data(), m.rank > 0 ? 2u : 1u}, epilogue, y[i]);
+    product(std::span<const GemmTerm>(terms.data(), m.rank > 0 ? 2u : 1u), epilogue, y[i]);
   }
 }
 
@@ -74,12 +75,16 @@ void linear_step(Exec& e, const LinearGroup& g, const ConstMat& x, const Mat& s,
     const GemmTerm term{x, fp32_weight(g.a, g.rank_sum, g.in, 1)};
     gemm_few_nt(e, "lora_down", {&term, 1}, {}, s);
   }
-  up_by(gemm_few_nt, e, g, x, s, y, residual);
+  up_by(
+      [&](auto terms, const auto& epilogue, const Mat& to) { gemm_few_nt(e, "linear", terms, epilogue, to); },
+      g, x, s, y, residual);
 }
 
 void linear_up(Exec& e, const LinearGroup& g, const ConstMat& x, const ConstMat& s, std::span<const Mat> y,
                const ConstMat& residual) {
-  up_by(gemm_nt, e, g, x, s, y, residual);
+  up_by([&](auto terms, const auto& epilogue,
+            const Mat& to) { gemm_nt(e, "linear", terms, epilogue, to, g.ahead); },
+        g, x, s, y, residual);
 }
 
 void linear_backward(Exec& e, const LinearGroup& g, const DropoutRows& drop, const ConstMat& x,
@@ -101,7 +106,7 @@ void linear_backward(Exec& e, const LinearGroup& g, const DropoutRows& drop, con
     for (int i = 0; i < g.count; ++i)
       terms[n++] = {dy[static_cast<size_t>(i)], g.member[static_cast<size_t>(i)].w};
     if (g.rank_sum > 0 && !drops) terms[n++] = {ds, fp32_weight(g.a, g.rank_sum, g.in, 1)};
-    gemm_nn(e, "linear_dx", {terms.data(), n}, {}, dx);
+    gemm_nn(e, "linear_dx", {terms.data(), n}, {}, dx, g.ahead);
   }
   if (!drops || g.rank_sum == 0) return;
   const Matrix wide = e.matrix(Region::workspace, "dropped", x.dtype, x.rows, x.cols);

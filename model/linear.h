@@ -3,6 +3,7 @@
 #include <span>
 
 #include "kernels/dropout/dropout.h"
+#include "kernels/gemm/decode_ahead.h"
 #include "memory/exec.h"
 #include "model/adapter.h"
 #include "quant/weight_view.h"
@@ -28,6 +29,7 @@ struct LinearGroup {
   int64_t rank_sum = 0;      // columns of S
   const float* a = nullptr;  // the adapted members' A's, [rank_sum, in]
   float* da = nullptr;
+  DecodeAhead* ahead = nullptr;  // on a CUDA device: where the members' weights are decoded
 };
 
 // Rows' places in the data, and p = 0 for no dropout.

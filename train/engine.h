@@ -67,6 +67,7 @@ struct EnginePlan {
   std::vector<SavePolicy> policy;          // a block each
   bool weights_paged = false;              // frozen weights stay in the model's files
   int inputs_paged = 0;                    // blocks whose inputs leave memory between the passes
+  bool decodes_ahead = false;              // a CUDA device decodes weights beside the products
   bool fits = false;
   double flops_per_microbatch = 0;
   double seconds = 0;        // of a microbatch, by OpRates
@@ -182,6 +183,7 @@ class Engine {
   void choose_least();
   void choose_logits();
   void choose_saved();
+  void choose_decode();
   void choose_policy();
   // In engine_describe.cc.
   void describe();

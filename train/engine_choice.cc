@@ -1,6 +1,7 @@
 // What is stored from the forward to the backward pass, what computed again, and what leaves memory.
 #include <algorithm>
 
+#include "kernels/gemm/gemm_choice.h"
 #include "memory/page_backend.h"
 #include "memory/process.h"
 #include "model/mapped_weights.h"
@@ -236,6 +237,19 @@ void Engine::choose_saved() {
   plan_.saved_bytes = stored_arena - std::min(stored_arena, plan_.arena_bytes);
 }
 
+// Nothing is given up for the panels: nobody has measured what decoding beside the products gains.
+void Engine::choose_decode() {
+  const auto fits = [&](bool ahead) {
+    decoder_.set_decode_ahead(ahead);
+    if (eval_decoder_) eval_decoder_->set_decode_ahead(ahead);
+    rehearse_all_but_training();
+    return attempt(plan_.policy);
+  };
+  if (!on_cuda() || options_.smallest || !decodes_ahead()) return;
+  plan_.decodes_ahead = fits(true) && decoder_.decodes_ahead();
+  if (!plan_.decodes_ahead) check(fits(false), "a plan that fitted does not");
+}
+
 void Engine::choose_policy() {
   plan_.process_bytes = options_.process_bytes ? *options_.process_bytes : measured_process();
   plan_.budget_bytes =
@@ -251,7 +265,7 @@ void Engine::choose_policy() {
     page_weights(weights);
     choose_logits();
     choose_saved();
-    if (plan_.fits) return;
+    if (plan_.fits) return choose_decode();
   }
   if (options_.must_fit) refuse();
 }

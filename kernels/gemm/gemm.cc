@@ -110,6 +110,7 @@ void gemm_on_cuda(Exec& e, const char* name, const GemmCall& call) {
   check_gemm(name, call);
   const Mat& y = call.y;
   const auto [flops, read] = gemm_cost(call);
+  if (call.ahead != nullptr) call.ahead->ask(e, plan_gemm(call).panel);
   const Buffer space = e.allocate(Region::workspace, "gemm workspace", gemm_workspace(call));
   if (e.op(name, flops, read, y.bytes()) && y.rows > 0 && y.cols > 0) gemm_cuda(e, call, space.data());
 }
@@ -147,14 +148,14 @@ GemmCost gemm_cost(const GemmCall& call) {
 }
 
 void gemm_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
-             const Mat& y) {
-  gemm(e, name, {terms, epilogue, y, true});
+             const Mat& y, DecodeAhead* ahead) {
+  gemm(e, name, {terms, epilogue, y, true, false, ahead});
 }
 
 void gemm_nn(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
-             const Mat& y) {
+             const Mat& y, DecodeAhead* ahead) {
   check(epilogue.bias == nullptr, name, ": a bias in a product that has none");
-  gemm(e, name, {terms, epilogue, y, false});
+  gemm(e, name, {terms, epilogue, y, false, false, ahead});
 }
 
 void gemm_tn(Exec& e, const char* name, const ConstMat& a, const ConstMat& b, float scale, const Mat& out) {

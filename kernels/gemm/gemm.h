@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/gemm/decode_ahead.h"
 #include "memory/exec.h"
 #include "memory/view.h"
 #include "quant/weight_view.h"
@@ -30,11 +31,12 @@ struct GemmEpilogue {
 // On a CUDA device calls of the same shapes give the same bits there, whatever is planned or stored; M is one
 // of them where bf16 is multiplied (cuBLASLt picks its algorithm by it, few rows have a kernel of their own:
 // gemm_choice.h), so what is computed again is computed in the same rows. y may alias an epilogue's residual
-// but no x. Workspace comes from e. Category::internal on shapes that do not fit.
+// but no x. Workspace comes from e. `ahead`: decodes weights on a CUDA device, in a pass of it; null: they
+// are decoded in the product's turn. Category::internal on shapes that do not fit.
 void gemm_nt(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
-             const Mat& y);
+             const Mat& y, DecodeAhead* ahead = nullptr);
 void gemm_nn(Exec& e, const char* name, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
-             const Mat& y);
+             const Mat& y, DecodeAhead* ahead = nullptr);
 
 // out[P, Q] (fp32) += scale * a[M, P]^T b[M, Q]: LoRA's dA and dB. a, b fp32 or bf16, not necessarily the
 // same. The sum runs over rows in order, in fp32 chunks of a fixed length, whatever the threads; on a CUDA

@@ -14,7 +14,7 @@ void product(benchmark::State& state, bool nt, Format format, DType dtype) {
   TestMatrix y(dtype, M, N, 0);
   const GemmTerm term{x.view(), w.view()};
   testing::measure_flops(state, dtype, [&](Exec& e) {
-    (nt ? gemm_nt : gemm_nn)(e, "product", {&term, 1}, {}, y.view());
+    (nt ? gemm_nt : gemm_nn)(e, "product", {&term, 1}, {}, y.view(), nullptr);
   });
 }
 

@@ -92,6 +92,7 @@ struct GemmCall {
   bool transposed_w;  // gemm_nt
   // gemm_few_nt on a CUDA device: however many rows of up to kFewRows there are, a row has its bits.
   bool few = false;
+  DecodeAhead* ahead = nullptr;  // on a CUDA device
 };
 
 // Category::internal on operands that do not fit each other.

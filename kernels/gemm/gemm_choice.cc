@@ -15,6 +15,11 @@ std::optional<CudaGemm>& chosen() {
   return choice;
 }
 
+std::optional<bool>& ahead_in_force() {
+  static std::optional<bool> ahead;
+  return ahead;
+}
+
 std::optional<cuda::AlgorithmTable>& table_in_force() {
   static std::optional<cuda::AlgorithmTable> table;
   return table;
@@ -38,6 +43,22 @@ CudaGemm cuda_gemm() {
 }
 
 void set_cuda_gemm(CudaGemm choice) { chosen() = choice; }
+
+bool decodes_ahead_of(const std::string& name) {
+  if (name == "ahead") return true;
+  if (name == "inline") return false;
+  fail(Category::usage, "QLORA_DECODE=", name, ": unknown; use ahead or inline, or unset it");
+}
+
+bool decodes_ahead() {
+  if (!ahead_in_force()) {
+    const char* name = std::getenv("QLORA_DECODE");
+    ahead_in_force() = name == nullptr || *name == 0 || decodes_ahead_of(name);
+  }
+  return *ahead_in_force();
+}
+
+void set_decodes_ahead(bool on) { ahead_in_force() = on; }
 
 const cuda::AlgorithmTable& gemm_algorithms() {
   if (!table_in_force()) {

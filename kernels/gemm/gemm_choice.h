@@ -22,6 +22,12 @@ CudaGemm cuda_gemm();
 void set_cuda_gemm(CudaGemm choice);
 CudaGemm cuda_gemm_of(const std::string& name);
 
+// Whether training decodes weights ahead where memory has room (decode_ahead.h): of the bits it changes none.
+// QLORA_DECODE=ahead|inline where set (Category::usage when it is another word), else ahead.
+bool decodes_ahead();
+void set_decodes_ahead(bool on);
+bool decodes_ahead_of(const std::string& name);
+
 // The table of cuBLASLt's algorithms in force: the file that QLORA_GEMM_TABLE names, else an empty one (the
 // library's first proposals). Its hash() is part of what makes a run's bits.
 const cuda::AlgorithmTable& gemm_algorithms();

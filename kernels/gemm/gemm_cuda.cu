@@ -192,26 +192,32 @@ void launch_gemm(Exec& e, const Args& args) {
 void gemm_tiles(Exec& e, const GemmCall& call, const GemmSpace& space) {
   const auto count = static_cast<int64_t>(call.terms.size());
   check(count <= kMostGemmTerms, "gemm: ", count, " terms");
-  const bool one_by_one = call.y.dtype == DType::f32;
-  bf16* decoded_at = reinterpret_cast<bf16*>(space.decoded);
   Args args{{}, 0, call.y.rows, call.y.cols, 1.f, call.epilogue.bias, call.epilogue.residual, call.y};
-  for (int64_t i = 0; i < count; ++i) {
-    const GemmTerm& t = call.terms[static_cast<size_t>(i)];
-    const int64_t stride = decoded_stride(t.w);
-    const void* decoded = t.w.data;
-    if (!is_decoded(t.w)) {
-      decode_weight(e, t.w, decoded_at, stride);
-      decoded = decoded_at;
-      if (!one_by_one) decoded_at += t.w.rows * stride;
-    }
-    args.terms[args.count++] = {operand(t.x), operand({decoded, DType::bf16, t.w.rows, t.w.cols, stride}),
-                                t.x.cols};
-    if (!one_by_one && i + 1 < count) continue;
-    call.transposed_w ? launch_gemm<false, false>(e, args) : launch_gemm<false, true>(e, args);
+  const auto multiply = [&](std::span<const GemmTerm> terms, const DecodedWeights& decoded) {
+    bf16* at = decoded.data();
     args.count = 0;
+    for (const GemmTerm& t : terms) {
+      const int64_t stride = decoded_stride(t.w);
+      const bool stays = is_decoded(t.w);
+      if (!stays) decoded.decode(t.w, at, stride);
+      args.terms[args.count++] = {
+          operand(t.x), operand({stays ? t.w.data : at, DType::bf16, t.w.rows, t.w.cols, stride}), t.x.cols};
+      if (!stays) at += t.w.rows * stride;
+    }
+    decoded.ready();
+    call.transposed_w ? launch_gemm<false, false>(e, args) : launch_gemm<false, true>(e, args);
+    decoded.read();
     args.bias = nullptr;
     args.residual = call.y;  // what there is of the sum
-  }
+  };
+  if (call.y.dtype != DType::f32)
+    return multiply(call.terms, {e, space.ahead ? call.ahead : nullptr, space.decoded});
+  for (const GemmTerm& t : call.terms) multiply({&t, 1}, decoded_weight(e, call, t, space));
+}
+
+DecodedWeights decoded_weight(Exec& e, const GemmCall& call, const GemmTerm& term, const GemmSpace& space) {
+  const bool ahead = space.ahead && is_large(term.w) && !is_decoded(term.w);
+  return {e, ahead ? call.ahead : nullptr, space.decoded};
 }
 
 void gemm_tn_tiles(Exec& e, const GemmTnCall& call) {

@@ -21,6 +21,34 @@ namespace cuda {
 // and zeros up to the next multiple of 8.
 void decode_weight(Exec& e, const WeightView& w, bf16* out, int64_t stride);
 
+// Where one product's weights are decoded: in its workspace, or, with `ahead`, in a panel, on the stream that
+// is ahead.
+class DecodedWeights {
+ public:
+  DecodedWeights(Exec& e, DecodeAhead* ahead, std::byte* workspace)
+      : exec_(e), ahead_(ahead), data_(ahead == nullptr ? workspace : ahead->take()) {}
+  bf16* data() const { return reinterpret_cast<bf16*>(data_); }
+  // As decode_weight.
+  void decode(const WeightView& w, bf16* out, int64_t stride) const {
+    decode_weight(ahead_ != nullptr ? ahead_->stream() : exec_, w, out, stride);
+  }
+  // All are: the product comes next.
+  void ready() const {
+    if (ahead_ != nullptr) ahead_->filled(exec_);
+  }
+  // It is on its stream.
+  void read() const {
+    if (ahead_ != nullptr) ahead_->read(exec_);
+  }
+
+ private:
+  Exec& exec_;
+  DecodeAhead* ahead_;
+  std::byte* data_;
+};
+// Of a term that is added by itself.
+DecodedWeights decoded_weight(Exec& e, const GemmCall& call, const GemmTerm& term, const GemmSpace& space);
+
 void gemm_fp32(Exec& e, const GemmCall& call);
 void gemm_tn_fp32(Exec& e, const GemmTnCall& call);
 void gemm_tiles(Exec& e, const GemmCall& call, const GemmSpace& space);

@@ -66,18 +66,18 @@ struct Operands {
 };
 
 // One term: x where it lies.
-Operands one_term(Exec& e, const GemmTerm& t, bf16* decoded) {
+Operands one_term(const GemmTerm& t, const DecodedWeights& decoded) {
   const auto* x = static_cast<const bf16*>(t.x.data);
   if (is_decoded(t.w)) return {x, static_cast<const bf16*>(t.w.data), t.x.stride, t.w.cols, t.x.cols};
   const int64_t stride = decoded_stride(t.w);
-  decode_weight(e, t.w, decoded, stride);
-  return {x, decoded, t.x.stride, stride, t.x.cols};
+  decoded.decode(t.w, decoded.data(), stride);
+  return {x, decoded.data(), t.x.stride, stride, t.x.cols};
 }
 
 // All of them: [X|S] and [W|sB] (or, not transposed, [W;A]), W decoded into its place.
-Operands all_terms(Exec& e, const GemmCall& call, const GemmSpace& space) {
+Operands all_terms(Exec& e, const GemmCall& call, const GemmSpace& space, const DecodedWeights& decoded) {
   auto* const x = reinterpret_cast<bf16*>(space.packed);
-  auto* const w = reinterpret_cast<bf16*>(space.decoded);
+  bf16* const w = decoded.data();
   PackKernel pack{{}, x, 0, 0};
   int64_t k = 0;
   for (const GemmTerm& t : call.terms) k += t.x.cols;
@@ -86,7 +86,7 @@ Operands all_terms(Exec& e, const GemmCall& call, const GemmSpace& space) {
   for (const GemmTerm& t : call.terms) {
     if (t.x.cols == 0) continue;
     check(parts < kMostGemmTerms, "gemm: more than ", kMostGemmTerms, " terms");
-    decode_weight(e, t.w, w + (call.transposed_w ? pack.cols : pack.cols * stride), stride);
+    decoded.decode(t.w, w + (call.transposed_w ? pack.cols : pack.cols * stride), stride);
     pack.cols += t.x.cols;
     pack.parts[parts++] = {static_cast<const bf16*>(t.x.data), t.x.stride, pack.cols};
   }
@@ -107,18 +107,24 @@ void gemm_library(Exec& e, const GemmCall& call, const GemmSpace& space) {
     m.c = residual;
     residual = {};
   }
-  const auto add = [&](const Operands& o) {
+  const auto add = [&](const Operands& o, const DecodedWeights& decoded) {
+    decoded.ready();
     m.a = o.x, m.b = o.w;
     m.a_stride = o.x_stride, m.b_stride = o.w_stride, m.k = o.k;
     matmul(e, m, space.library);
+    decoded.read();
     m.beta = 1;
     m.c = to;
   };
   if (!fp32 && terms_of(call) > 1) {
-    add(all_terms(e, call, space));
+    const DecodedWeights decoded(e, space.ahead ? call.ahead : nullptr, space.decoded);
+    add(all_terms(e, call, space, decoded), decoded);
   } else {
-    for (const GemmTerm& t : call.terms)
-      if (t.x.cols > 0) add(one_term(e, t, reinterpret_cast<bf16*>(space.decoded)));
+    for (const GemmTerm& t : call.terms) {
+      if (t.x.cols == 0) continue;
+      const DecodedWeights decoded = decoded_weight(e, call, t, space);
+      add(one_term(t, decoded), decoded);
+    }
   }
   if (apart || call.epilogue.bias != nullptr || residual)
     launch_rows(e, y.rows, ceil_div(y.cols, FinishKernel::kThreads),

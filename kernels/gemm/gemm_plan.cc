@@ -22,16 +22,21 @@ bool for_library(const GemmCall& call) {
   return in_eights(call.y) && (!residual || in_eights(residual)) && terms_of(call) > 0;
 }
 
-// Weights in bf16: all of a sum that is made at once, else the largest. What is bf16 already stays where it
-// is, but in one operand of the library's.
-size_t decoded_bytes(const GemmCall& call, bool at_once, bool one_operand) {
-  int64_t elements = 0;
+// Room for weights in bf16: all of a sum that is made at once, else the largest. What is bf16 already stays
+// where it is, but in one operand of the library's. Ahead goes what is large, and what is one operand with
+// it.
+void add_decoded(const GemmCall& call, bool at_once, bool one_operand, GemmPlan& plan) {
+  int64_t here = 0, ahead = 0, adapters = 0;
   for (const GemmTerm& t : call.terms) {
     const bool stays = cuda::is_decoded(t.w) && !one_operand;
     const int64_t size = stays ? 0 : t.w.rows * cuda::decoded_stride(t.w);
+    int64_t& elements = call.ahead == nullptr ? here : is_large(t.w) ? ahead : adapters;
     elements = at_once ? elements + size : std::max(elements, size);
   }
-  return whole(elements * static_cast<int64_t>(sizeof(bf16)));
+  (at_once && ahead > 0 ? ahead : here) += adapters;
+  const auto room = [](int64_t elements) { return whole(elements * static_cast<int64_t>(sizeof(bf16))); };
+  plan.decoded = std::max(plan.decoded, room(here));
+  plan.panel = std::max(plan.panel, room(ahead));
 }
 
 bool is_4_bit(const WeightView& w) { return w.format == Format::nf4 || w.format == Format::fp4; }
@@ -59,12 +64,12 @@ GemmPlan plan_of(const GemmCall& call, int64_t rows) {
     return plan;
   }
   plan.on = cuda_gemm() != CudaGemm::own && for_library(call) ? GemmOn::library : GemmOn::tiles;
-  plan.decoded = decoded_bytes(call, call.y.dtype != DType::f32, false);
+  add_decoded(call, call.y.dtype != DType::f32, false, plan);
   if (plan.on == GemmOn::tiles) return plan;
   // Operands off 16 bytes, which a plan does not know, are left to the tiles: room for what they decode is
   // kept.
   const bool at_once = !sums_in_fp32(call);
-  plan.decoded = std::max(plan.decoded, decoded_bytes(call, at_once, at_once && terms_of(call) > 1));
+  add_decoded(call, at_once, at_once && terms_of(call) > 1, plan);
   plan.library = cuda::kCublasLtWorkspace;
   int64_t sum_k = 0;
   for (const GemmTerm& t : call.terms) sum_k += t.x.cols;

@@ -21,6 +21,7 @@ struct GemmPlan {
   GemmOn on = GemmOn::multiply_adds;
   size_t library = 0;  // cuBLASLt's own
   size_t decoded = 0;  // weights in bf16
+  size_t panel = 0;    // those that are decoded ahead (decode_ahead.h): no part of the workspace
   size_t packed = 0;   // the terms' x side by side
   size_t sums = 0;     // fp32, where y is not what the sum is kept in
   // With what it takes to begin on kCublasLtAlign.
@@ -38,6 +39,7 @@ size_t gemm_workspace(const GemmCall& call);
 // The parts as they lie.
 struct GemmSpace {
   std::byte *library, *decoded, *packed, *sums;
+  bool ahead;  // to a panel: large weights, and what is one operand with them
   GemmSpace(const GemmPlan& plan, void* workspace) {
     constexpr uintptr_t kAlign = cuda::kCublasLtAlign;
     library = static_cast<std::byte*>(workspace);
@@ -45,6 +47,7 @@ struct GemmSpace {
     decoded = library + plan.library;
     packed = decoded + plan.decoded;
     sums = packed + plan.packed;
+    ahead = plan.panel > 0;
   }
 };
 
@@ -52,6 +55,9 @@ struct GemmSpace {
 inline int64_t terms_of(const GemmCall& call) {
   return std::count_if(call.terms.begin(), call.terms.end(), [](const GemmTerm& t) { return t.x.cols > 0; });
 }
+
+// Worth a panel's turn. An adapter's, which are fp32, are not when they are a product of their own.
+inline bool is_large(const WeightView& w) { return w.format != Format::f32; }
 
 // On the library: whether the sum is kept in fp32, its terms added one by one; else y is bf16 and they are
 // one sum over a longer K.

@@ -121,8 +121,8 @@ class TestWeight {
 constexpr DType kDTypes[] = {DType::f32, DType::bf16};
 
 inline void multiply(Exec& e, bool nt, std::span<const GemmTerm> terms, const GemmEpilogue& epilogue,
-                     const Mat& y) {
-  (nt ? gemm_nt : gemm_nn)(e, "product", terms, epilogue, y);
+                     const Mat& y, DecodeAhead* ahead = nullptr) {
+  (nt ? gemm_nt : gemm_nn)(e, "product", terms, epilogue, y, ahead);
 }
 
 }  // namespace qlora

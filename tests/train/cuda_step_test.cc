@@ -4,8 +4,10 @@
 
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "kernels/cuda/emulator.h"
+#include "kernels/gemm/gemm_choice.h"
 #include "memory/cuda/emulated.h"
 #include "memory/file.h"
 #include "tests/support/random_llama.h"
@@ -50,6 +52,7 @@ struct How {
   bool page_moments = false;
   bool poison = false;
   int64_t row_tile = kRowTile;
+  std::optional<size_t> budget = {};
 };
 
 const std::vector<Batch>& microbatches() {
@@ -65,6 +68,7 @@ std::unique_ptr<Engine> engine_of(const std::shared_ptr<const Model>& model, con
   o.numerics.compute = how.compute;
   o.numerics.row_tile = how.row_tile;
   o.threads = 2;
+  o.memory_budget = how.budget;
   o.train = maxima_of(microbatches());
   o.eval = maxima_of({microbatches().data(), 1});
   o.accumulation = static_cast<int64_t>(microbatches().size());
@@ -218,6 +222,46 @@ TEST_F(CudaStep, RowsGoByTiles) {
   const Trained again = trained(model, tiles, 2, 1);
   EXPECT_EQ(stored.grads, again.grads);
   EXPECT_EQ(stored.params, again.params);
+}
+
+// Weights decoded beside the products before: the bits of those that are decoded in their turn, whatever is
+// kept, as early and as late as the streams' events allow; two panels more, by the plan, where they fit.
+TEST_F(CudaStep, DecodesAheadWhereThatFits) {
+  set_cuda_gemm(CudaGemm::dequant);  // few rows' weights, too
+  const auto model = model_with(false);
+  set_decodes_ahead(false);
+  const Trained in_turn = trained(model, {}, 2, 1);
+  const EnginePlan least = engine_of(model, {})->plan();
+  EXPECT_FALSE(least.decodes_ahead);
+  set_decodes_ahead(true);
+  const auto expect_same = [&](cuda::StreamOrder order, const How& how) {
+    cuda::emulate({.seed = 9, .apart = true, .order = order});
+    SCOPED_TRACE(cat(name_of(how.keep), ", order ", static_cast<int>(order)));
+    const Trained ahead = trained(model, how, 2, 1);
+    EXPECT_EQ(ahead.losses, in_turn.losses);
+    EXPECT_EQ(ahead.norms, in_turn.norms);
+    EXPECT_EQ(ahead.grads, in_turn.grads);
+    EXPECT_EQ(ahead.params, in_turn.params);
+  };
+  expect_same(cuda::StreamOrder::oldest_first, {.poison = true});
+  expect_same(cuda::StreamOrder::youngest_first, {.poison = true});
+  expect_same(cuda::StreamOrder::youngest_first, {.keep = Keep::page, .page_moments = true, .poison = true});
+  expect_same(cuda::StreamOrder::threads, {.keep = Keep::recompute});
+
+  const size_t before = cuda::device_info(0).free_bytes;
+  const auto engine = engine_of(model, {});
+  const EnginePlan& plan = engine->plan();
+  EXPECT_TRUE(plan.decodes_ahead);
+  EXPECT_GT(plan.device_bytes, least.device_bytes);
+  EXPECT_EQ(before - cuda::device_info(0).free_bytes, plan.device_bytes - kCudaContextBytes);
+  EXPECT_TRUE(engine_of(model, {.budget = plan.device_bytes})->plan().decodes_ahead);
+  const EnginePlan tight = engine_of(model, {.budget = plan.device_bytes - 1})->plan();
+  EXPECT_FALSE(tight.decodes_ahead);
+  EXPECT_TRUE(tight.fits);
+  EXPECT_EQ(tight.device_bytes, least.device_bytes);
+  EXPECT_EQ(tight.choices(), plan.choices()) << "nothing is given up for it";
+  EXPECT_FALSE(engine_of(model, {.compute = DType::f32})->plan().decodes_ahead) << "nothing is decoded";
+  set_cuda_gemm(CudaGemm::by_rows);
 }
 
 // Of the data center, others, none.

@@ -124,7 +124,8 @@ TEST(EnginePlanTest, GrowsLinearlyFrom2kTo128kTokens) {
         if (former > 0) slopes.push_back((bytes - former) / (static_cast<double>(tokens) / 2));
         former = bytes;
       }
-      const double bend = device == DeviceKind::cpu ? keys : .01 * slopes[0];
+      // A card's panels of decoded weights lie beside the logits too, which is a peak of few tokens.
+      const double bend = device == DeviceKind::cpu ? keys : .02 * slopes[0];
       for (size_t i = 1; i < slopes.size(); ++i) EXPECT_NEAR(slopes[i], slopes[0], bend) << i;
     }
 }

@@ -116,7 +116,7 @@ void train_part(Bench& b, const char* part, const StepSize& s) {
   const EnginePlan& plan = training.engine().plan();
   const double taken = static_cast<double>(before - cuda::device_info(b.device).free_bytes);
   b.report.say(cat(part, ": ", s.name, " made and on the card after ", now() - began, " s; activations ",
-                   plan.choices()));
+                   plan.choices(), plan.decodes_ahead ? ", weights decoded ahead" : ""));
   b.report.add({part, s.name + ", memory taken", 0, taken * 0x1p-30, "GiB", 0, "",
                 cat("planned with the context: ", static_cast<double>(plan.device_bytes) * 0x1p-30, " GiB")});
   measure_steps(b, roof, part, training, s);
