@@ -9,6 +9,12 @@
 #include "memory/exec.h"
 #include "tests/roofs/least_seconds.h"
 
+namespace qlora {
+// Rows, and steps of 32 terms, of x in tiles: what the second cache holds, and what the nearest does. Rows of
+// vectors whose terms the nearest cache holds.
+inline constexpr int64_t kFarRows = 512, kFarSteps = 18, kNearSteps = 10, kNearVectorRows = 24;
+}  // namespace qlora
+
 #define QLORA_BODY "tests/roofs/loops.inl"
 #include "kernels/common/for_each_isa.h"
 #define QLORA_AMX_BODY "tests/roofs/loops_amx.inl"
@@ -30,9 +36,6 @@ inline void past_caches(float* to, int64_t count) {
 namespace qlora::testing {
 namespace {
 
-// Rows and steps of 32 terms of x by tiles; rows of vectors whose terms are as many as the nearest cache
-// holds.
-constexpr int64_t kNearRows = 32, kNearSteps = 10, kFarRows = 512, kFarSteps = 18, kNearVectorRows = 24;
 constexpr int64_t kRepeats = 20000;
 
 // One thread's operands: x up to the second cache's size, a panel that the nearest one holds, room for sums.
@@ -63,13 +66,16 @@ Loop tile_loop(Operands operands) {
   if (operands == Operands::registers)
     return {[](Values& v) { amx::loop_tile_registers(reinterpret_cast<Bytes>(v.x), kRepeats, v.out); },
             kRepeats * amx::kLoopTileFlops};
-  const bool far = operands == Operands::second;
-  const int64_t rows = far ? kFarRows : kNearRows, steps = far ? kFarSteps : kNearSteps;
-  return {[=](Values& v) {
-            amx::loop_tiles(reinterpret_cast<Bytes>(v.x), rows, steps, far, reinterpret_cast<Bytes>(v.panel),
-                            v.out);
+  if (operands == Operands::nearest)
+    return {[](Values& v) {
+              amx::loop_near_tiles(reinterpret_cast<Bytes>(v.x), reinterpret_cast<Bytes>(v.panel), kRepeats,
+                                   v.out);
+            },
+            kRepeats * kNearSteps * amx::kLoopTileFlops};
+  return {[](Values& v) {
+            amx::loop_tiles(reinterpret_cast<Bytes>(v.x), reinterpret_cast<Bytes>(v.panel), v.out);
           },
-          static_cast<double>(rows / 32 * steps) * amx::kLoopTileFlops};
+          amx::kLoopTilesFlops};
 }
 
 #define QLORA_VECTOR_LOOP(isa, operands)                                                                   \
