@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/cuda/cublaslt.h"
+#include "kernels/gemm/gemm_choice.h"
 #include "model/block.h"
 #include "model/io/config_checkpoint.h"
 #include "model/io/peft.h"
@@ -101,6 +102,20 @@ TEST(EnginePlanTest, NeverSlowerThanAUniformChoiceThatFits) {
   EXPECT_EQ(former, 0) << "with room for everything nothing is computed again";
 }
 
+// Plans of one row of 2k tokens, twice as many, ... 128k.
+std::vector<double> planned_bytes(const Shapes& shapes, DeviceKind device, Checkpointing c) {
+  std::vector<double> bytes;
+  for (int64_t tokens = 2048; tokens <= 131072; tokens *= 2) {
+    EngineOptions o = shapes.options(1, tokens);
+    o.device = {device, 0};
+    o.memory_budget = size_t{1} << 44;
+    o.checkpointing = c;
+    o.always_page_inputs = device == DeviceKind::cuda;
+    bytes.push_back(static_cast<double>(shapes.plan(o).device_bytes));
+  }
+  return bytes;
+}
+
 // On a card both sides grow so, whatever has left it. On a CPU the peak may move from the loss, with its
 // chunk of logits, to a block's backward pass, where attention on tiles keeps of each token k, across, in
 // bf16, and fp32 sums of dK and dV: the slope grows by as much.
@@ -109,25 +124,36 @@ TEST(EnginePlanTest, GrowsLinearlyFrom2kTo128kTokens) {
   const BlockDesc& block = shapes.model->desc().blocks[0];
   // And 64 bytes for a block of 64 keys.
   const auto keys = static_cast<double>(block.kv_dim() * (2 + 4 + 4) + block.kv_heads);
+  set_decodes_ahead(false);
   for (const DeviceKind device : {DeviceKind::cpu, DeviceKind::cuda})
     for (const Checkpointing c : {Checkpointing::none, Checkpointing::all}) {
+      const std::vector<double> bytes = planned_bytes(shapes, device, c);
       std::vector<double> slopes;
-      double former = 0;
-      for (int64_t tokens = 2048; tokens <= 131072; tokens *= 2) {
-        EngineOptions o = shapes.options(1, tokens);
-        o.device = {device, 0};
-        o.memory_budget = size_t{1} << 44;
-        o.checkpointing = c;
-        o.always_page_inputs = device == DeviceKind::cuda;
-        const EnginePlan plan = shapes.plan(o);
-        const auto bytes = static_cast<double>(plan.device_bytes);
-        if (former > 0) slopes.push_back((bytes - former) / (static_cast<double>(tokens) / 2));
-        former = bytes;
-      }
-      // A card's panels of decoded weights lie beside the logits too, which is a peak of few tokens.
-      const double bend = device == DeviceKind::cpu ? keys : .02 * slopes[0];
+      for (size_t i = 1; i < bytes.size(); ++i)
+        slopes.push_back((bytes[i] - bytes[i - 1]) / (2048. * static_cast<double>(size_t{1} << (i - 1))));
+      const double bend = device == DeviceKind::cpu ? keys : .01 * slopes[0];
       for (size_t i = 1; i < slopes.size(); ++i) EXPECT_NEAR(slopes[i], slopes[0], bend) << i;
     }
+  set_decodes_ahead(true);
+}
+
+// Two panels lie on the card through a pass where one did while a product read it, each of a block's largest
+// matrix in bf16 with LoRA's term of 16 beside it: one more where the peak is that product's, two where it is
+// not, whatever the tokens.
+TEST(EnginePlanTest, DecodingAheadCostsPanelsWhateverTheTokens) {
+  const Shapes shapes("configs/llama3_1_8b");
+  const BlockDesc& block = shapes.model->desc().blocks[0];
+  const auto panel = static_cast<double>(2 * block.ff * (block.dim + 16));
+  for (const Checkpointing c : {Checkpointing::none, Checkpointing::all}) {
+    set_decodes_ahead(false);
+    const std::vector<double> in_turn = planned_bytes(shapes, DeviceKind::cuda, c);
+    set_decodes_ahead(true);
+    const std::vector<double> ahead = planned_bytes(shapes, DeviceKind::cuda, c);
+    for (size_t i = 0; i < ahead.size(); ++i) {
+      EXPECT_GE(ahead[i] - in_turn[i], panel) << i;
+      EXPECT_LE(ahead[i] - in_turn[i], 2 * (panel + Trace::kAlign)) << i;
+    }
+  }
 }
 
 // Wide logits take their room before anything, and are the first that is given up: before a layer is computed
