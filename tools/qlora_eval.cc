@@ -132,6 +132,7 @@ Json answer(Run& r) {
 int body(Options& options) {
   require_device(options);
   Run run{options};
+  warn_of_unused_variables(options, run.screen);
   if (cuda::runtime_version() != 0) run.screen.line("device   " + device_text(run.device.device));
   const Dataset data = read_dataset(run.rows, *run.encoder, run.reading);
   for (const std::string& line : said(data.counts)) run.screen.line(line);

@@ -311,6 +311,7 @@ void TrainTool::finish() {
 int TrainTool::run() {
   refuse_unbuilt(options_);
   if (!options_.get<bool>("dry-run")) require_device(options_);
+  warn_of_unused_variables(options_, screen_);
   out_ = options_.get<std::string>("output-dir");
   const bool resume = options_.given("resume-from-checkpoint"),
              overwrite = options_.get<bool>("overwrite-output-dir");

@@ -126,7 +126,8 @@ TEST_F(RunFailures, MemoryBudgetTooSmall) {
   const Ended fits = with({"--memory", budget(enough)});
   EXPECT_EQ(fits.code, 0) << fits.err;
 
-  // A thousand rows at a time, where there is room for some: more than two processes of one program differ by.
+  // A thousand rows at a time, where there is room for some: more than two processes of one program differ
+  // by.
   std::string rows;
   for (int i = 0; i < 50; ++i) rows += slurp(golden_rows());
   const std::string data = scratch.write("rows.jsonl", rows);
@@ -170,6 +171,7 @@ TEST_F(RunFailures, TrainingOntoTheModelItself) {
 TEST_F(RunFailures, WhatNeedsAnEvaluation) {
   expect_error(train({"--load-best-model-at-end"}), 2, {"--load-best-model-at-end", "--eval-dataset"});
   expect_error(train({"--early-stopping-patience", "2"}), 2, {"--early-stopping-patience", "--eval-dataset"});
+  expect_error(train({"--eval-steps", "5"}), 2, {"--eval-steps", "nothing is evaluated", "--eval-dataset"});
 }
 
 TEST_F(RunFailures, DataOfAWeight) {
@@ -192,6 +194,22 @@ TEST_F(RunFailures, Diverged) {
                              "tensorboard", "--resume-from-checkpoint", "last"});
   expect_error(again, 6, {out});
   EXPECT_NE(again.out.find("resuming from"), std::string::npos) << again.out;
+}
+
+// A variable is no request of this one run: what has no use for it says so, and works.
+TEST_F(RunFailures, VariablesOfACardOnACpu) {
+  const Words words = train_words(out, {"--device", "cpu", "--dry-run"});
+  const Ended e = run("qlora-train", words, {.environment = {{"QLORA_GEMM", "fused"}}});
+  EXPECT_EQ(e.code, 0) << e.err;
+  EXPECT_EQ(lines_of(e.err),
+            (Words{"warning: QLORA_GEMM=fused: has no effect on a CPU; give --device cuda, or "
+                   "unset it"}));
+  EXPECT_EQ(run("qlora-train", words, {.environment = {{"QLORA_GEMM", ""}}}).err, "");
+}
+
+TEST_F(RunFailures, ColumnsOfAnotherFormat) {
+  expect_error(train({"--dataset-format", "tokens", "--columns", "prompt=question"}), 2,
+               {"--columns prompt=question", "rows of tokens have no prompt"});
 }
 
 TEST_F(RunFailures, DryRunTouchesNothing) {

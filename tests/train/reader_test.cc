@@ -334,6 +334,23 @@ TEST(Reader, ColumnsAreNamed) {
   EXPECT_NE(error_of(file("columns.jsonl", R"({"question": "q", "text": "no"})"), o)
                 .find("line 1: has no 'answer', which --columns names as completion"),
             std::string::npos);
+  // None is passed over: neither one that the rows' format does not have, told or found, nor one whose key is
+  // nowhere. One of a few rows may lack it.
+  const std::string rows = file("columns.jsonl", R"({"question": "q", "answer": "a", "text": "no"})");
+  o.columns = Columns("prompt=question,completion=answer,text=text");
+  EXPECT_EQ(error_of(rows, o, 2),
+            "--columns text=text: rows of prompt-completion have no text; leave it out, or give another "
+            "--dataset-format");
+  o.format = DatasetFormat::text;
+  EXPECT_NE(error_of(rows, o, 2).find("rows of text have no completion"), std::string::npos);
+  const std::string ids =
+      file("tokens.jsonl", "{\"input_ids\": [1, 2]}\n{\"input_ids\": [3, 4], \"mask\": [-100, 4]}\n");
+  o.format = DatasetFormat::tokens;
+  o.columns = Columns("labels=mask");
+  EXPECT_EQ(read(ids, o).size(), 2);
+  o.columns = Columns("labels=mark");
+  EXPECT_EQ(error_of(ids, o),
+            "tokens.jsonl: no row has 'mark', which --columns names as labels; correct the name");
   EXPECT_THROW(Columns("question=prompt"), Error);
   EXPECT_THROW(Columns("prompt"), Error);
   EXPECT_THROW(Columns("prompt=a,prompt=b"), Error);
@@ -366,7 +383,7 @@ TEST(Reader, Questions) {
   const FakeEncoder encoder;
   const auto question = [&](const std::string& row) {
     const Json value = Json::parse(row);
-    return question_of(value, detect_format(value, {}, "r"), {}, encoder, "r");
+    return question_of(value, format_of({}, value, {}, "r"), {}, encoder, "r");
   };
   Question q = question(kTwoTurns);
   EXPECT_EQ(q.wanted, "cd");

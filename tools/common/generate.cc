@@ -34,6 +34,7 @@ int generate(Options& options) {
   check_mode(options);
   require_device(options);
   Screen screen({2, options.get<bool>("quiet"), options.get<bool>("verbose")});
+  warn_of_unused_variables(options, screen);
   Base base = open_base(options);
   const int threads = thread_count(options);
   BaseLoading loading(base, threads, {});

@@ -48,7 +48,7 @@ std::vector<std::vector<int32_t>> read_prompts(const GenerateSession& s, const D
   std::vector<std::vector<int32_t>> prompts;
   for (int64_t i = 0; i < rows.size(); ++i) {
     const Json row = with_answer(rows.row(i), columns);
-    if (format == DatasetFormat::automatic) format = detect_format(row, columns, rows.where(i));
+    if (i == 0) format = format_of(format, row, columns, rows.where(i));
     prompts.push_back(question_of(row, format, columns, encoder, rows.where(i)).prompt);
     check_room(s.model->desc(), prompts.back().size(), rows.where(i));
   }

@@ -144,9 +144,9 @@ Json adapter_of(const fs::path& path) {
 Json data_of(const Options& options, const fs::path& path) {
   const DataRows rows(path.string(), parse_sample_by(options.get<std::string>("sample-by")));
   const Columns columns(options.find<std::string>("columns").value_or(""));
-  DatasetFormat format = parse_dataset_format(options.get<std::string>("dataset-format"));
   const Json first = rows.row(0);
-  if (format == DatasetFormat::automatic) format = detect_format(first, columns, rows.where(0));
+  const DatasetFormat format = format_of(parse_dataset_format(options.get<std::string>("dataset-format")),
+                                         first, columns, rows.where(0));
   for (int64_t i = 1; i < rows.size(); ++i) rows.row(i);  // a broken line is told here, not when training
   Json keys = Json::array();
   for (const auto& [key, unused] : first.items()) keys.push_back(key);

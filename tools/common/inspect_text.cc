@@ -77,6 +77,7 @@ void inspect_tokenize_file(const Options& options, const fs::path& path) {
   const auto tokenizer = open_tokenizer(path);
   const DataRows rows(options.get<std::string>("tokenize-file"));
   const Columns columns(options.find<std::string>("columns").value_or(""));
+  columns.check_for(DatasetFormat::text);
   const bool special = options.get<bool>("special");
   std::string out;
   for (int64_t i = 0; i < rows.size(); ++i) {
@@ -127,8 +128,8 @@ void inspect_render(const Options& options, const fs::path& path) {
          rows.size() - 1);
   const Columns columns(options.find<std::string>("columns").value_or(""));
   const Json row = rows.row(index);
-  DatasetFormat format = parse_dataset_format(options.get<std::string>("dataset-format"));
-  if (format == DatasetFormat::automatic) format = detect_format(row, columns, rows.where(index));
+  const DatasetFormat format = format_of(parse_dataset_format(options.get<std::string>("dataset-format")),
+                                         row, columns, rows.where(index));
   const ModelRowEncoder encoder(*text.tokenizer, text.templates, chat_options(options),
                                 text.tokenizer->vocab_size());
   const EncodedRow encoded = encode_row(row, format, columns, encoder, rows.where(index));

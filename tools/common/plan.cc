@@ -254,6 +254,7 @@ void add_times(const EnginePlan& plan, const Options& options, Json& json) {
 int plan(Options& options) {
   refuse_unbuilt(options);
   Screen screen(options);
+  warn_of_unused_variables(options, screen);
   const int threads = thread_count(options);
   const Base base = open_base(options, true);
   settle(options, base);

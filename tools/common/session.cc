@@ -1,6 +1,7 @@
 #include "tools/common/session.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 
 #include "memory/cuda/start.h"
@@ -140,6 +141,14 @@ Device device_of(const Options& options) {
 
 void require_device(const Options& options) {
   if (const Device d = device_of(options); d.kind == DeviceKind::cuda) cuda::require_device(d.index);
+}
+
+void warn_of_unused_variables(const Options& options, Screen& screen) {
+  if (device_of(options).kind == DeviceKind::cuda) return;
+  for (const char* name :
+       {"QLORA_GEMM", "QLORA_GEMM_TABLE", "QLORA_DECODE", "QLORA_ROW_TILE", "QLORA_CUDA_BODY"})
+    if (const char* const value = std::getenv(name); value != nullptr && *value != 0)
+      screen.warning(cat(name, "=", value, ": has no effect on a CPU; give --device cuda, or unset it"));
 }
 
 RunDevice run_device(const Options& options, const Model& model, int threads) {

@@ -78,6 +78,8 @@ Numerics numerics_of(const Options& options);
 Device device_of(const Options& options);
 // Before anything is opened: Category::usage when nothing can run on the card that --device names.
 void require_device(const Options& options);
+// A warning for each variable of the environment that the CPU, where it does the work, has no use for.
+void warn_of_unused_variables(const Options& options, Screen& screen);
 // That device for passes that train nothing; a card gets a copy of the weights.
 RunDevice run_device(const Options& options, const Model& model, int threads);
 // The device as a run shows it: a card's name and architecture; of the CPU, why no card is taken.

@@ -104,6 +104,20 @@ std::string arithmetic_of(const Device& device, DType compute) {
   return gemm_algorithms().empty() ? text : text + ", algorithms " + gemm_algorithms().hash();
 }
 
+namespace {
+
+void refuse_what_evaluates(const Options& options) {
+  const auto refuse = [&](const char* option) {
+    fail(Category::usage, options.origin(option),
+         ": nothing is evaluated; give --eval-dataset or --eval-fraction, or leave it out");
+  };
+  if (options.get<bool>("load-best-model-at-end")) refuse("load-best-model-at-end");
+  for (const char* option : {"early-stopping-patience", "eval-steps"})
+    if (options.given(option)) refuse(option);
+}
+
+}  // namespace
+
 TrainData read_train_data(const Options& options, const RowEncoder& encoder, int threads) {
   const ReadOptions reading = read_options(options, threads);
   TrainData d{open_rows(options, single_dataset(options, "dataset")), {}, {}, {}};
@@ -115,10 +129,7 @@ TrainData read_train_data(const Options& options, const RowEncoder& encoder, int
     d.eval_rows.emplace(open_rows(options, single_dataset(options, "eval-dataset")));
     d.eval = read_dataset(*d.eval_rows, encoder, reading);
   }
-  const bool best = options.get<bool>("load-best-model-at-end");
-  if (!d.eval_rows && fraction == 0 && (best || options.find<int64_t>("early-stopping-patience")))
-    fail(Category::usage, options.origin(best ? "load-best-model-at-end" : "early-stopping-patience"),
-         ": nothing is evaluated; give --eval-dataset or --eval-fraction");
+  if (!d.eval_rows && fraction == 0) refuse_what_evaluates(options);
   d.train = read_dataset(d.rows, encoder, reading);
   if (fraction > 0) {
     auto [train, eval] =

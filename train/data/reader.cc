@@ -109,8 +109,7 @@ Overlong parse_overlong(std::string_view name) {
 }
 
 DatasetFormat format_of(const DataRows& rows, const ReadOptions& o) {
-  if (o.format != DatasetFormat::automatic) return o.format;
-  return detect_format(rows.row(0), o.columns, rows.where(0));
+  return format_of(o.format, rows.row(0), o.columns, rows.where(0));
 }
 
 Dataset read_dataset(const DataRows& rows, const RowEncoder& encoder, const ReadOptions& o) {
@@ -118,6 +117,7 @@ Dataset read_dataset(const DataRows& rows, const RowEncoder& encoder, const Read
     fail(Category::usage, "--max-seq-length ", o.max_seq_length, ": must be at least 2");
   const DatasetFormat format = format_of(rows, o);
   Dataset out = Dataset::joined(encode_blocks(rows, encoder, o, format));
+  check_keys(rows, o.columns);
   out.name = rows.path();
   out.sha256 = rows.sha256();
   if (out.size() == 0) fail_empty(rows, out, format);

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
+#include <set>
 
 #include "memory/error.h"
 #include "memory/sha256.h"
@@ -16,9 +16,43 @@ namespace {
 constexpr std::array<std::string_view, 7> kFormats = {
     "auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text", "tokens"};
 constexpr std::array<std::string_view, 3> kSampleBy = {"document", "paragraph", "line"};
-constexpr std::array<std::string_view, 14> kRoles = {
-    "messages", "tools",  "documents", "chat_template_kwargs", "conversations", "instruction", "input",
-    "output",   "system", "prompt",    "completion",           "text",          "input_ids",   "labels"};
+
+// What rows of a format have, in the order in which `automatic` looks for them.
+struct Roles {
+  DatasetFormat format;
+  std::vector<std::string_view> needed, optional;
+};
+const std::vector<Roles>& known_roles() {
+  static const std::vector<Roles> known = {
+      {DatasetFormat::messages, {"messages"}, {"tools", "documents", "chat_template_kwargs"}},
+      {DatasetFormat::sharegpt, {"conversations"}, {"tools", "documents", "chat_template_kwargs"}},
+      {DatasetFormat::prompt_completion,
+       {"prompt", "completion"},
+       {"tools", "documents", "chat_template_kwargs"}},
+      {DatasetFormat::alpaca, {"instruction", "output"}, {"input", "system"}},
+      {DatasetFormat::tokens, {"input_ids"}, {"labels"}},
+      {DatasetFormat::text, {"text"}, {}}};
+  return known;
+}
+
+bool has_role(const Roles& r, std::string_view role) {
+  const auto in = [role](const auto& roles) {
+    return std::find(roles.begin(), roles.end(), role) != roles.end();
+  };
+  return in(r.needed) || in(r.optional);
+}
+
+void check_role(std::string_view role) {
+  std::set<std::string_view> all;
+  for (const Roles& r : known_roles()) {
+    all.insert(r.needed.begin(), r.needed.end());
+    all.insert(r.optional.begin(), r.optional.end());
+  }
+  if (all.count(role) != 0) return;
+  std::string names;
+  for (const std::string_view name : all) names += (names.empty() ? "" : ", ") + std::string(name);
+  fail(Category::usage, "--columns ", role, ": unknown; choose one of ", names);
+}
 
 template <size_t N>
 size_t index_of(const std::array<std::string_view, N>& names, std::string_view name, const char* option) {
@@ -102,7 +136,8 @@ Columns::Columns(std::string_view text) {
     const size_t equals = pair.find('=');
     if (equals == std::string_view::npos || equals + 1 == pair.size())
       fail(Category::usage, "--columns: '", pair, "' is not role=name; write for example prompt=question");
-    const std::string_view role = kRoles[index_of(kRoles, pair.substr(0, equals), "--columns")];
+    const std::string_view role = pair.substr(0, equals);
+    check_role(role);
     if (!names_.emplace(role, pair.substr(equals + 1)).second)
       fail(Category::usage, "--columns: ", role, " is given twice; keep one");
   }
@@ -202,28 +237,53 @@ Json DataRows::row(int64_t i) const {
   return row;
 }
 
-DatasetFormat detect_format(const Json& row, const Columns& columns, const std::string& where) {
-  const auto has = [&](const char* role) { return columns.find(row, role) != nullptr; };
-  const std::pair<DatasetFormat, std::vector<const char*>> known[] = {
-      {DatasetFormat::messages, {"messages"}},
-      {DatasetFormat::sharegpt, {"conversations"}},
-      {DatasetFormat::prompt_completion, {"prompt", "completion"}},
-      {DatasetFormat::alpaca, {"instruction", "output"}},
-      {DatasetFormat::tokens, {"input_ids"}},
-      {DatasetFormat::text, {"text"}}};
-  for (const auto& [format, roles] : known)
-    for (const char* role : roles)
+void Columns::check_for(DatasetFormat format) const {
+  const auto& known = known_roles();
+  const auto its =
+      std::find_if(known.begin(), known.end(), [&](const Roles& r) { return r.format == format; });
+  check(its != known.end(), "roles of no format");
+  for (const auto& [role, key] : names_)
+    if (!has_role(*its, role))
+      fail(Category::usage, "--columns ", role, "=", key, ": rows of ", name_of(format), " have no ", role,
+           "; leave it out, or give another --dataset-format");
+}
+
+namespace {
+
+DatasetFormat detected(const Json& row, const Columns& columns, const std::string& where) {
+  const auto has = [&](std::string_view role) { return columns.find(row, std::string(role)) != nullptr; };
+  for (const Roles& r : known_roles())
+    for (const std::string_view role : r.needed)
       if (columns.name(role) && !has(role))
-        fail(Category::input, where, ": has no '", columns.of(role), "', which --columns names as ", role,
-             "; correct the name");
-  for (const auto& [format, roles] : known)
-    if (std::all_of(roles.begin(), roles.end(), has)) return format;
+        fail(Category::input, where, ": has no '", columns.of(std::string(role)),
+             "', which --columns names as ", role, "; correct the name");
+  for (const Roles& r : known_roles())
+    if (std::all_of(r.needed.begin(), r.needed.end(), has)) return r.format;
   std::string keys;
   for (const auto& [key, value] : row.items()) {
     if (keys.size() < 80) keys += (keys.empty() ? "" : ", ") + shown(key);
   }
   fail(Category::input, where, ": the keys ", keys.empty() ? "(none)" : keys,
        " are no known format; name them, for example --columns prompt=question,completion=answer");
+}
+
+}  // namespace
+
+DatasetFormat format_of(DatasetFormat asked, const Json& row, const Columns& columns,
+                        const std::string& where) {
+  const DatasetFormat format = asked == DatasetFormat::automatic ? detected(row, columns, where) : asked;
+  columns.check_for(format);
+  return format;
+}
+
+void check_keys(const DataRows& rows, const Columns& columns) {
+  for (const auto& [role, key] : columns.names()) {
+    int64_t i = 0;
+    while (i < rows.size() && !rows.row(i).contains(key)) ++i;
+    if (i == rows.size())
+      fail(Category::input, rows.path(), ": no row has '", key, "', which --columns names as ", role,
+           "; correct the name");
+  }
 }
 
 }  // namespace qlora

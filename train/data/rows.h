@@ -38,12 +38,15 @@ class Columns {
     const auto it = names_.find(role);
     return it == names_.end() ? role : it->second;
   }
-  bool name(const std::string& role) const { return names_.count(role) != 0; }
+  bool name(std::string_view role) const { return names_.find(role) != names_.end(); }
+  // Category::usage when a role is named that rows of this format do not have.
+  void check_for(DatasetFormat format) const;
   // The row's value for a role; null when the key is absent or its value is null.
   const Json* find(const Json& row, const std::string& role) const;
+  const std::map<std::string, std::string, std::less<>>& names() const { return names_; }
 
  private:
-  std::map<std::string, std::string> names_;
+  std::map<std::string, std::string, std::less<>> names_;
 };
 
 // The rows of a data file: JSON lines (.jsonl, .ndjson, or a .json or nameless file that begins with '{'), a
@@ -81,8 +84,12 @@ class DataRows {
   Json array_;
 };
 
-// The format that a row's keys stand for. Category::input, naming `where` and the keys, when they stand for
-// none.
-DatasetFormat detect_format(const Json& row, const Columns& columns, const std::string& where);
+// `asked`, or for `automatic` the format that the row's keys stand for (Category::input, naming `where` and
+// the keys, when they stand for none). Columns name roles of that format alone, else Category::usage.
+DatasetFormat format_of(DatasetFormat asked, const Json& row, const Columns& columns,
+                        const std::string& where);
+
+// Category::input when a role is named whose key not one row has: its name is wrong.
+void check_keys(const DataRows& rows, const Columns& columns);
 
 }  // namespace qlora
