@@ -112,8 +112,8 @@ struct Tasks {
   using Task = void (*)(const Args&, const Rows&, int64_t first, char* work);
   void run(Exec& e, const Args& a, const Segments& docs, Blocks of, Task task) const {
     for_each_block(e, a.shape, docs, of, [&](const Rows& rows, int64_t first, int worker) {
-      // Those of a document of one block are prepared where they are used.
-      if (of == Blocks::keys && rows.k_count <= kTile) return;
+      // Those of a document of one block are prepared where they are used, if anywhere.
+      if (of == Blocks::keys && rows.k_count <= kTile && rows.q_count > 0) return;
       task(a, rows, first, work.as<char>() + worker * each);
     });
   }

@@ -43,7 +43,7 @@ inline void attention_finish_block(const attention::Args& a, const attention::Ro
   const attention::KeyBlock b = attention_keys(a, d, work)[first];
   const int64_t dim = a.dim(), padded = a.padded_dim();
   const int64_t keys = std::min(attention::kTile, d.k_count - first);
-  if (*b.turn == 0) {
+  if (d.q_count == 0 || *b.turn == 0) {
     std::memset(b.dk, 0, static_cast<size_t>(attention::kTile * padded) * sizeof(float));
     std::memset(b.dv, 0, static_cast<size_t>(attention::kTile * padded) * sizeof(float));
   }

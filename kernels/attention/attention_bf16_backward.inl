@@ -90,11 +90,12 @@ inline void attention_finish_keys(const attention::Args& a, const attention::Row
                                   char* work) {
   const KeyBlock b = attention_keys(a, d, true, work + BackwardMemory(a).own)[first];
   const int64_t dim = a.dim(), padded = a.padded_dim(), keys = std::min(kTile, d.k_count - first);
+  const bool unseen = d.q_count == 0 || *b.turn == 0;
   const auto take = [&](const float* sums, const Mat& m, float factor) {
     for (int64_t i = 0; i < keys; ++i)
       for (int64_t c = 0; c < dim; c += 16)
         avx512::store_part(m.row<bf16>(d.k_begin + first + i) + d.k_head * dim + c,
-                           *b.turn == 0 ? set1(0) : mul(load(sums + i * padded + c), set1(factor)), dim - c);
+                           unseen ? set1(0) : mul(load(sums + i * padded + c), set1(factor)), dim - c);
   };
   take(b.dk, a.d_k, a.shape.scale);
   take(b.dv, a.d_v, 1);

@@ -28,6 +28,7 @@ AttentionShape shape(int q_heads, int kv_heads, int dim, int window = 0, float s
 const Case kCases[] = {
     {"one_token", shape(1, 1, 8), {1}, {1}},
     {"no_tokens_between", shape(2, 1, 16), {5, 0, 1, 9}, {5, 0, 1, 9}},
+    {"keys_without_queries", shape(2, 1, 16), {5, 0, 3, 0}, {5, 40, 3, 150}},
     {"unseen_keys", shape(2, 1, 16, 5), {7}, {150}},
     {"window_of_one", shape(2, 1, 8, 1), {67}, {67}},
     {"dim_200", shape(1, 1, 200), {5}, {5}, 3},
