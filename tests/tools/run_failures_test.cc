@@ -171,6 +171,7 @@ TEST_F(RunFailures, TrainingOntoTheModelItself) {
 TEST_F(RunFailures, WhatNeedsAnEvaluation) {
   expect_error(train({"--load-best-model-at-end"}), 2, {"--load-best-model-at-end", "--eval-dataset"});
   expect_error(train({"--early-stopping-patience", "2"}), 2, {"--early-stopping-patience", "--eval-dataset"});
+  EXPECT_EQ(train({"--eval-steps", "5", "--eval-fraction", "0", "--dry-run"}).code, 0) << "told to be off";
   expect_error(train({"--eval-steps", "5"}), 2, {"--eval-steps", "nothing is evaluated", "--eval-dataset"});
 }
 

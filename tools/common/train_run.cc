@@ -112,8 +112,9 @@ void refuse_what_evaluates(const Options& options) {
          ": nothing is evaluated; give --eval-dataset or --eval-fraction, or leave it out");
   };
   if (options.get<bool>("load-best-model-at-end")) refuse("load-best-model-at-end");
-  for (const char* option : {"early-stopping-patience", "eval-steps"})
-    if (options.given(option)) refuse(option);
+  if (options.given("early-stopping-patience")) refuse("early-stopping-patience");
+  // --eval-fraction 0 in so many words turns them off.
+  if (options.given("eval-steps") && !options.given("eval-fraction")) refuse("eval-steps");
 }
 
 }  // namespace
