@@ -17,6 +17,7 @@
 #include "kernels/cuda/cublaslt_api.h"
 #include "kernels/cuda/observer.h"
 #include "kernels/gemm/gemm_choice.h"
+#include "memory/cuda/current.h"
 #include "memory/cuda/host.h"
 
 namespace qlora::cuda {
@@ -288,7 +289,10 @@ std::map<int, Library>& libraries() {
   static auto& all = *new std::map<int, Library>;  // outlives whatever the process ends in
   return all;
 }
-Library& library(int device) { return libraries().try_emplace(device, device).first->second; }
+Library& library(int device) {
+  make_current(device);
+  return libraries().try_emplace(device, device).first->second;
+}
 
 }  // namespace
 
@@ -328,6 +332,7 @@ ChosenMatmul::ChosenMatmul(int device, const Matmul& m, const Algorithm& algorit
 ChosenMatmul::~ChosenMatmul() = default;
 void ChosenMatmul::run(Exec& e, void* workspace) const {
   check_matmul(state_->m, workspace);
+  make_current(e.stream().device());
   state_->library->run(e, state_->m, state_->prepared, workspace);
 }
 

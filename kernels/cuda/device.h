@@ -7,6 +7,7 @@
 
 #include "kernels/cuda/grid.h"
 #include "kernels/cuda/observer.h"
+#include "memory/cuda/current.h"
 #include "memory/cuda/host.h"
 #include "memory/dtype.h"
 #include "memory/exec.h"

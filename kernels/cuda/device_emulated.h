@@ -7,6 +7,7 @@
 #include "kernels/cuda/emulator.h"
 #include "kernels/cuda/grid.h"
 #include "kernels/cuda/observer.h"
+#include "memory/cuda/current.h"
 #include "memory/cuda/emulated.h"
 #include "memory/dtype.h"
 #include "memory/exec.h"
@@ -162,6 +163,7 @@ void launch(Exec& e, Grid grid, size_t shared_bytes, const Kernel& kernel, Where
   check(emulator::Listed<Kernel>::done && shared_bytes <= shared_of<Kernel>(), where.file_name(), ":",
         where.line(), ": launch with ", shared_bytes,
         " bytes of shared memory, where the kernel's kShared says ", shared_of<Kernel>());
+  make_current(e.stream().device());
   Kernel arguments = kernel;
 #if __has_builtin(__builtin_clear_padding)  // what lies between members may look like a pointer
   __builtin_clear_padding(&arguments);

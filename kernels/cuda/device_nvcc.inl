@@ -131,6 +131,7 @@ void launch(Exec& e, Grid grid, size_t shared_bytes, const Kernel& kernel,
   static_assert(std::is_trivially_copyable_v<Kernel> && sizeof(Kernel) <= 4096 &&
                 Kernel::kThreads % kWarp == 0 && shared_of<Kernel>() <= most_shared_of<Kernel>());
   if (grid.x == 0 || grid.y == 0) return;
+  make_current(e.stream().device());
   if (shared_bytes > 48 * 1024)
     allow_shared(reinterpret_cast<const void*>(&entry<Kernel>), shared_bytes, where);
   entry<Kernel><<<dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y)), Kernel::kThreads,

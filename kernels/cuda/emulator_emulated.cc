@@ -375,6 +375,8 @@ void launch(Stream& stream, LaunchArgs args) {
             args.grid_x <= INT32_MAX && args.grid_y >= 0 && args.grid_y <= 65535,
         line(args.where), ": launch of ", args.grid_x, " x ", args.grid_y, " blocks of ", args.threads,
         " threads");
+  check(current_device() == stream.device(), line(args.where),
+        ": launch on a stream of cuda:", stream.device(), ", where cuda:", current_device(), " is current");
   check(args.shared_bytes <= find(stream.device()).shared_bytes, line(args.where), ": launch with ",
         args.shared_bytes, " bytes of shared memory");
   if (args.grid_x == 0 || args.grid_y == 0) return;

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/device.h"
@@ -299,6 +300,39 @@ TEST(Emulator, RefusesLaunchesThatNoCardTakes) {
   const auto body = [](SharedMemory) {};
   EXPECT_THROW(launch(e, {1}, kMostSharedBytes + 1, Kernel<decltype(body)>{body}), Error);
   EXPECT_THROW(launch(e, {1, 65536}, 0, Kernel<decltype(body)>{body}), Error);
+}
+
+// Whatever card the thread used last, and from a thread that has used none.
+TEST(Emulator, LaunchesGoToTheStreamsDevice) {
+  Exec e({DeviceKind::cuda, 1}, 1, nullptr);
+  std::vector<int> seen(64);
+  const auto put = [&] {
+    const auto body = [p = seen.data()](SharedMemory) { ++p[thread()]; };
+    launch(e, {1}, 0, Kernel<decltype(body)>{body});
+  };
+  make_current(0);
+  EXPECT_NO_THROW(put());
+  make_current(0);
+  std::thread([&] { EXPECT_NO_THROW(put()); }).join();
+  e.stream().synchronize();
+  EXPECT_EQ(seen, std::vector<int>(64, 2));
+  make_current(0);
+}
+
+TEST(Emulator, RefusesWhatNoCardReaches) {
+  static float variable[64];
+  float local[64];
+  std::vector<float> heap(64);
+  Exec e({DeviceKind::cuda, 0}, 1, nullptr);
+  const auto put = [&](float* p) {
+    const auto body = [p](SharedMemory) { p[thread()] = 1; };
+    launch(e, {1}, 0, Kernel<decltype(body)>{body});
+  };
+  // What lies at a round address is taken for a number.
+  EXPECT_THROW(put(variable + 31), Error);
+  EXPECT_THROW(put(local + 31), Error);
+  EXPECT_NO_THROW(put(heap.data()));
+  e.stream().synchronize();
 }
 
 }  // namespace

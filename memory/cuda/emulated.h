@@ -32,8 +32,11 @@ void emulate(const EmulatedDevice& device);
 // The first such text is kept.
 void break_device(const std::string& why);
 
-// Of a kernel's arguments: Category::internal when the device is apart and one of them points to memory that
-// it does not reach.
+// This thread's (memory/cuda/current.h).
+int current_device();
+
+// Of a kernel's arguments: Category::internal when one of them points to a stack or into the program, which
+// no card reaches, or, where the device is apart, to other memory that is not the device's.
 void verify_reach(const void* arguments, size_t bytes, const std::string& launch);
 
 }  // namespace qlora::cuda

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <source_location>
 
+#include "memory/cuda/current.h"
 #include "memory/cuda/host.h"
 #include "memory/cuda/stamp.h"
 #include "memory/cuda/start.h"
@@ -24,20 +25,6 @@ void verify(cudaError_t error, const char* call,
 // waits for one. Before main(), while there is one thread; who set it otherwise has his way.
 [[maybe_unused]] const int eager = setenv("CUDA_MODULE_LOADING", "EAGER", 0);
 
-// Calls go to `device` while it lives.
-class OnDevice {
- public:
-  explicit OnDevice(int device) {
-    verify(cudaGetDevice(&former_), "cudaGetDevice");
-    if (former_ != device) verify(cudaSetDevice(device), "cudaSetDevice");
-  }
-  ~OnDevice() { cudaSetDevice(former_); }  // it was current: this cannot fail
-  OnDevice(const OnDevice&) = delete;
-
- private:
-  int former_ = 0;
-};
-
 cudaEvent_t event_of(void* handle) { return static_cast<cudaEvent_t>(handle); }
 cudaStream_t stream_of(void* handle) { return static_cast<cudaStream_t>(handle); }
 
@@ -46,6 +33,13 @@ cudaMemLocation location(bool on_device, int device) {
 }
 
 }  // namespace
+
+// Never set back: to make the first card current would begin a context there, which takes its memory.
+void make_current(int device) {
+  int current = 0;
+  verify(cudaGetDevice(&current), "cudaGetDevice");
+  if (current != device) verify(cudaSetDevice(device), "cudaSetDevice");
+}
 
 int runtime_version() { return CUDART_VERSION; }
 
@@ -75,7 +69,7 @@ int device_count() {
 }
 
 DeviceInfo device_info(int device) {
-  const OnDevice on(device);
+  make_current(device);
   cudaDeviceProp p = {};
   verify(cudaGetDeviceProperties(&p, device), "cudaGetDeviceProperties");
   DeviceInfo info;
@@ -88,7 +82,7 @@ DeviceInfo device_info(int device) {
 }
 
 Memory Memory::allocate(MemoryKind kind, int device, size_t bytes) {
-  const OnDevice on(device);
+  make_current(device);
   void* p = nullptr;
   const cudaError_t error = kind == MemoryKind::device   ? cudaMalloc(&p, bytes)
                             : kind == MemoryKind::pinned ? cudaHostAlloc(&p, bytes, cudaHostAllocPortable)
@@ -112,7 +106,7 @@ Memory::~Memory() {
 }
 
 Event::Event(int device) {
-  const OnDevice on(device);
+  make_current(device);
   cudaEvent_t e = nullptr;
   verify(cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "cudaEventCreateWithFlags");
   handle_ = e;
@@ -125,14 +119,17 @@ void Event::record(Stream& s) {
 }
 bool Event::done() const {
   const cudaError_t error = cudaEventQuery(event_of(handle_));
-  if (error == cudaErrorNotReady) return false;
+  if (error == cudaErrorNotReady) {
+    cudaGetLastError();  // no error, and the next launch must not be told of one
+    return false;
+  }
   verify(error, "cudaEventQuery");
   return true;
 }
 void Event::synchronize() const { verify(cudaEventSynchronize(event_of(handle_)), "cudaEventSynchronize"); }
 
 Stamp::Stamp(int device) {
-  const OnDevice on(device);
+  make_current(device);
   cudaEvent_t e = nullptr;
   verify(cudaEventCreate(&e), "cudaEventCreate");
   handle_ = e;
@@ -152,7 +149,7 @@ double Stamp::seconds_since(const Stamp& earlier) const {
 }
 
 Stream::Stream(int device) : device_(device) {
-  const OnDevice on(device);
+  make_current(device);
   cudaStream_t s = nullptr;
   verify(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   handle_ = s;
