@@ -88,7 +88,7 @@ TEST_F(DecodesAhead, TheSameBitsInAnyOrder) {
 }
 
 // A weight is decoded before the product before it has begun, where the streams run so.
-TEST_F(DecodesAhead, BesideTheProductBefore) {
+TEST_F(DecodesAhead, EmulatedBesideTheProductBefore) {
   in_order(CudaGemm::own, StreamOrder::youngest_first, [] {
     const TestWeight w(Format::nf4, kOut, kIn, {});
     const TestMatrix x(DType::bf16, kRows, kIn, 0);

@@ -23,6 +23,7 @@ alignas(4096) std::array<std::byte, size_t{32} << 20> early;
 class Heap {
  public:
   void* allocate(size_t bytes, size_t align) {
+    if (growing) return foreign(bytes, align);
     const std::lock_guard lock(mutex_);
     const auto size_class = static_cast<size_t>(std::bit_width(bytes + align + sizeof(Header) - 1));
     if (size_class >= free_.size()) throw std::bad_alloc();
@@ -37,8 +38,9 @@ class Heap {
     return reinterpret_cast<void*>(at);
   }
   void release(void* p) {
-    const std::lock_guard lock(mutex_);
     const Header header = *(static_cast<Header*>(p) - 1);
+    if (header.size_class == kForeign) return std::free(header.next);
+    const std::lock_guard lock(mutex_);
     reinterpret_cast<Header*>(header.next)->next = free_[header.size_class];
     free_[header.size_class] = header.next;
   }
@@ -51,13 +53,31 @@ class Heap {
     std::byte* next;
     size_t size_class;
   };
+  static constexpr size_t kForeign = SIZE_MAX;
+  // While this thread asks CUDA for more: a library of C++ that takes part in it may want room of its own.
+  static inline thread_local bool growing = false;
+  static void* foreign(size_t bytes, size_t align) {
+    void* const block = std::malloc(bytes + align + sizeof(Header));
+    if (block == nullptr) throw std::bad_alloc();
+    const auto at = (reinterpret_cast<uintptr_t>(block) + sizeof(Header) + align - 1) / align * align;
+    *(reinterpret_cast<Header*>(at) - 1) = {static_cast<std::byte*>(block), kForeign};
+    return reinterpret_cast<void*>(at);
+  }
+
   std::byte* carve(size_t bytes) {
     if (static_cast<size_t>(end_ - begin_) < bytes) {
       if (!managed_)
         std::fputs("test_cuda: too much is allocated before the tests begin\n", stderr), std::abort();
       const size_t chunk = std::max(bytes, size_t{64} << 20);
       void* p = nullptr;
-      if (cudaMallocManaged(&p, chunk) != cudaSuccess) throw std::bad_alloc();
+      growing = true;
+      const cudaError_t error = cudaMallocManaged(&p, chunk);
+      growing = false;
+      if (error != cudaSuccess) {
+        std::fprintf(stderr, "test_cuda: managed memory of %zu bytes: %s\n", chunk,
+                     cudaGetErrorString(error));
+        throw std::bad_alloc();
+      }
       begin_ = static_cast<std::byte*>(p);
       end_ = begin_ + chunk;
     }
@@ -88,6 +108,14 @@ class Start : public testing::Environment {
 [[maybe_unused]] testing::Environment* const start = testing::AddGlobalTestEnvironment(new Start);
 
 }  // namespace
+
+// The driver takes its memory back as it ends, and what static objects hold lies there: none is destroyed.
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  const int result = RUN_ALL_TESTS();
+  std::fflush(nullptr);
+  std::_Exit(result);
+}
 
 void* operator new(size_t bytes) { return heap().allocate(bytes, 16); }
 void* operator new(size_t bytes, std::align_val_t align) {

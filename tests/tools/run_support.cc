@@ -44,6 +44,8 @@ Running::Running(const std::string& program, const Words& words, const Limits& l
   };
   limit(RLIMIT_FSIZE, limits.file);
   limit(RLIMIT_AS, limits.addresses);
+  // These tests are the CPU's, and the emulated device's, where there is a card, too.
+  setenv("CUDA_VISIBLE_DEVICES", "-1", 1);
   for (const auto& [name, value] : limits.environment) setenv(name.c_str(), value.c_str(), 1);
   execv(argv[0], argv.data());
   _exit(127);

@@ -182,7 +182,7 @@ TEST_P(CudaGenerate, AnswersDoNotHangOnSlots) {
 }
 
 // The cache is in the plan, and the plan is what is asked of the card.
-TEST_P(CudaGenerate, MemoryIsThePlans) {
+TEST_P(CudaGenerate, EmulatedMemoryIsThePlans) {
   const auto taken = [before = cuda::device_info(0).free_bytes] {
     return before - cuda::device_info(0).free_bytes;
   };
@@ -204,7 +204,7 @@ TEST_P(CudaGenerate, MemoryIsThePlans) {
 }
 
 // Fewer slots where the card has no room for all, and the same answers.
-TEST_P(CudaGenerate, AsManySlotsAsFit) {
+TEST_P(CudaGenerate, EmulatedAsManySlotsAsFit) {
   const RunDevice on = card(DType::bf16);
   const auto made = [&](size_t free) {
     cuda::emulate({.device_bytes = on.weights->bytes() + free});
@@ -217,7 +217,7 @@ TEST_P(CudaGenerate, AsManySlotsAsFit) {
   EXPECT_EQ(made(0)->slots(), 1) << "one is tried in any case";
 }
 
-TEST_P(CudaGenerate, NoRoomIsSaidWithItsBytes) {
+TEST_P(CudaGenerate, EmulatedNoRoomIsSaidWithItsBytes) {
   const RunDevice on = card(DType::bf16);
   const auto refused = [&](const cuda::EmulatedDevice& device) {
     Generator generator(model, Numerics{}, adapter(), {1, 20}, on);

@@ -20,6 +20,17 @@ card_refusal() {
   version_at_least "$capability" 8.0 || printf 'the card here has compute capability %s, 8.0 or newer is needed' "$capability"
 }
 
+# How many programs may use the first card at once: a GiB each, for context, kernels and the library's.
+card_jobs() {
+  local free='' mode='' cores
+  cores=$(nproc)
+  IFS=, read -r free mode < <(nvidia-smi --id=0 --query-gpu=memory.free,compute_mode --format=csv,noheader,nounits 2>/dev/null) || true
+  [[ $free =~ ^[0-9]+$ ]] || free=4096
+  [[ $mode != *Exclusive* ]] || free=1024
+  ((free / 1024 < cores)) && cores=$((free / 1024))
+  printf '%s\n' "$((cores > 0 ? cores : 1))"
+}
+
 # The folder that a compiler belongs to, which may be a link or a script that starts another.
 toolkit_of() {
   local top
@@ -120,6 +131,22 @@ bring_cuda() {
   [[ ! -d $CUDA_DEPS/lib ]] || ln -sfn lib "$CUDA_DEPS/lib64"
 }
 
+# Whether programs will find cuBLASLt: named, the system's, beside the toolkit, or what python3 has for its own use, to
+# which a link is made.
+has_cublas() {
+  local folder
+  [[ -z ${QLORA_CUBLASLT:-} || ! -e $QLORA_CUBLASLT ]] || return 0
+  ! cuda_file lib64/libcublasLt.so.13 >/dev/null || return 0
+  ! { ldconfig -p 2>/dev/null || true; } | grep -F libcublasLt.so.13 >/dev/null || return 0
+  have python3 || return
+  while read -r folder; do
+    [[ -e $folder/nvidia/cu13/lib/libcublasLt.so.13 ]] || continue
+    mkdir -p "$CUDA_DEPS/lib" && ln -sf "$folder/nvidia/cu13/lib/libcublasLt.so.13" "$CUDA_DEPS/lib/" &&
+      ln -sfn lib "$CUDA_DEPS/lib64" && say "cuBLASLt: python3's, in $folder." && return
+  done < <(python3 -c 'import sys; print(*filter(None, sys.path), sep="\n")')
+  return 1
+}
+
 # Everything that tools/build --cuda and tools/test --cuda use.
 cuda_setup() {
   local toolkit
@@ -135,7 +162,7 @@ cuda_setup() {
     step "cuobjdump and nvdisasm from PyPI (5 MB)" bring_cuda reader
   fi
   if has_card; then
-    cuda_file lib64/libcublasLt.so.13 >/dev/null || step "cuBLASLt from PyPI (420 MB)" bring_cuda cublas
+    has_cublas || step "cuBLASLt from PyPI (420 MB)" bring_cuda cublas
     cuda_program compute-sanitizer >/dev/null || step "compute-sanitizer from PyPI (14 MB)" bring_cuda sanitizer
   fi
   say "CUDA: $(nvcc_version "$toolkit/bin/nvcc") in $toolkit."
