@@ -266,7 +266,9 @@ EngineOptions engine_options(const Options& options, int threads, const BatchMax
     fail(Category::usage, options.origin("device"),
          ": no such card is here to ask for its free memory; give --memory BYTES, the card's");
   if (there) {
-    // What is taken already: context and kernels, all of them loaded, and what else uses the card.
+    // What is taken already: context and kernels, all of them loaded, cuBLASLt's too, and what else uses the
+    // card.
+    if (e.numerics.compute == DType::bf16 && cuda_gemm() != CudaGemm::own) cuda::start_matmul(e.device.index);
     const cuda::DeviceInfo card = cuda::device_info(e.device.index);
     e.context_bytes = card.total_bytes - card.free_bytes;
     if (!e.memory_budget) e.memory_budget = card.total_bytes;
