@@ -320,8 +320,8 @@ TEST(Emulator, LaunchesGoToTheStreamsDevice) {
 }
 
 TEST(Emulator, RefusesWhatNoCardReaches) {
-  static float variable[64];
-  float local[64];
+  alignas(256) static float variable[64];
+  alignas(256) float local[64];
   std::vector<float> heap(64);
   Exec e({DeviceKind::cuda, 0}, 1, nullptr);
   const auto put = [&](float* p) {
