@@ -321,6 +321,7 @@ int TrainTool::run() {
   if (options_.get<bool>("dry-run")) {
     open(false);
     show_plan();
+    if (options_.get<bool>("json")) print_json(plan_json(engine_->plan()));
     return 0;
   }
   refuse_as_output(resolve_model(options_.get<std::string>("model")).path, out_);

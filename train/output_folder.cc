@@ -48,6 +48,8 @@ OutputFolder::OutputFolder(const std::string& path, Use use) : path_(path), use_
   try {
     if (fs::exists(path) && !fs::is_directory(path))
       fail(Category::usage, path, ": is a file; give a folder as --output-dir");
+    if (fs::is_symlink(path) && !fs::exists(path))
+      fail(Category::usage, path, ": is a link to nothing; make what it names, or give another --output-dir");
     made_ = fs::create_directories(path);
     lock();
     const std::vector<std::string> names = names_in(path);

@@ -168,6 +168,11 @@ TEST_F(RunFailures, TrainingOntoTheModelItself) {
   EXPECT_EQ(slurp(model + "/README.md"), "the model's own");
 }
 
+TEST_F(RunFailures, OutputIsALinkToNothing) {
+  fs::create_symlink(scratch / "absent", out);
+  expect_error(train({}), 2, {out, "a link to nothing"});
+}
+
 TEST_F(RunFailures, WhatNeedsAnEvaluation) {
   expect_error(train({"--load-best-model-at-end"}), 2, {"--load-best-model-at-end", "--eval-dataset"});
   expect_error(train({"--early-stopping-patience", "2"}), 2, {"--early-stopping-patience", "--eval-dataset"});
@@ -217,6 +222,8 @@ TEST_F(RunFailures, DryRunTouchesNothing) {
   const Ended e = train({"--dry-run"});
   EXPECT_EQ(e.code, 0) << e.err;
   EXPECT_NE(e.out.find("memory"), std::string::npos) << e.out;
+  const Ended json = train({"--dry-run", "--json"});
+  EXPECT_TRUE(Json::parse(json.out)["fits"].get<bool>()) << json.err;
   EXPECT_FALSE(fs::exists(out));
 }
 
