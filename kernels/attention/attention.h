@@ -20,7 +20,7 @@ struct AttentionShape {
 // Documents of a batch as cu_seqlens: document d has query rows [q[d], q[d+1]) and key rows [k[d], k[d+1]);
 // both ascend from 0. In training they are the same span. A document's last query row stands at its last key
 // row (a KV cache has more keys). In rehearsal the bounds are not read: the cost is that of as many documents
-// of equal length.
+// of equal length. Keys of a document without queries have gradients of 0.
 struct Segments {
   std::span<const int32_t> q, k;
 };
