@@ -4,19 +4,6 @@
 
 namespace qlora {
 
-uint8_t nearest_entry(const float* map, float x) {
-  int pivot = 127, lower = 0, upper = 255;
-  for (int step = 64; step > 0; step >>= 1) {
-    const bool up = x > map[pivot];
-    lower = up ? pivot : lower;
-    upper = up ? upper : pivot;
-    pivot += up ? step : -step;
-  }
-  const float value = map[pivot];
-  if (x > value) return static_cast<uint8_t>(x > (map[upper] + value) * 0.5f ? upper : pivot);
-  return static_cast<uint8_t>(x < (map[lower] + value) * 0.5f ? lower : pivot);
-}
-
 // On the bits, where |v| orders as integers and NaN and Inf are the largest.
 float block_absmax(const float* values, int64_t n) {
   int32_t largest = 0;

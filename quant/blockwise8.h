@@ -9,7 +9,21 @@ namespace qlora {
 inline constexpr int kBlock8 = 256;
 
 // The entry nearest to x, as the binary search of the CUDA kernel finds it: a tie goes where its path ends.
-uint8_t nearest_entry(const float* map, float x);
+// map: whatever [0, 256) index, on a card too.
+template <class Map>
+constexpr uint8_t nearest_entry(const Map& map, float x) {
+  int pivot = 127, lower = 0, upper = 255;
+  for (int step = 64; step > 0; step >>= 1) {
+    const bool up = x > map[pivot];
+    lower = up ? pivot : lower;
+    upper = up ? upper : pivot;
+    pivot += up ? step : -step;
+  }
+  const float value = map[pivot];
+  const int other = x > value ? upper : lower;
+  const float middle = (map[other] + value) * 0.5f;
+  return static_cast<uint8_t>((x > value ? x > middle : x < middle) ? other : pivot);
+}
 
 // codes uint8 [n], absmax fp32 [ceil(n / 256)]. An all-zero block, and one with absmax below 2^-126, stores
 // absmax 0 and code 0. Returns -1, or the index of the first NaN or Inf: the outputs are then undefined.

@@ -3,6 +3,7 @@
 #include "kernels/adamw/adamw8bit_args.h"
 #include "kernels/adamw/adamw_element.h"
 #include "kernels/cuda/reduce.h"
+#include "quant/blockwise8.h"
 #include "quant/codebook.h"
 
 namespace qlora {
@@ -10,20 +11,6 @@ namespace cuda {
 namespace {
 
 constexpr int kBlocksOfRun = kMaxMomentRun / kBlock8;
-
-// nearest_entry (quant/blockwise8.cc).
-QLORA_DEVICE int nearest_code(Shared<float> map, float x) {
-  int pivot = 127, lower = 0, upper = 255;
-  for (int step = 64; step > 0; step >>= 1) {
-    const bool up = x > map[pivot];
-    lower = up ? pivot : lower;
-    upper = up ? upper : pivot;
-    pivot += up ? step : -step;
-  }
-  const float value = map[pivot];
-  if (x > value) return x > (map[upper] + value) * 0.5f ? upper : pivot;
-  return x < (map[lower] + value) * 0.5f ? lower : pivot;
-}
 
 // A block of threads a block of moments, a thread an element. Nothing is fused: bits are the definition's.
 struct AdamW8Kernel {
@@ -85,7 +72,7 @@ struct AdamW8Kernel {
     if (!inside) return;
     int c = 0;
     if (scale > 0) {
-      c = nearest_code(map, x * (1.f / scale));
+      c = nearest_entry(map, x * (1.f / scale));
       // A value whose sign bit is set keeps its sign: the code below 0's.
       if (std::bit_cast<uint32_t>(x) >> 31 != 0 && map[c] == 0.f && c > 0) --c;
     }

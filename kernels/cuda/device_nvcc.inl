@@ -27,7 +27,8 @@ template <class T>
 class Shared {
  public:
   __device__ explicit Shared(T* data) : data_(data) {}
-  QLORA_DEVICE T& operator[](int i) const { return data_[i]; }
+  // For the host too in words alone: constexpr functions that both sides share take it.
+  __host__ QLORA_DEVICE T& operator[](int i) const { return data_[i]; }
   QLORA_DEVICE Shared from(int i) const { return Shared(data_ + i); }
   QLORA_DEVICE uint32_t address(int i) const {
     return static_cast<uint32_t>(__cvta_generic_to_shared(data_ + i));

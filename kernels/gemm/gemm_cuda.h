@@ -17,6 +17,12 @@ void gemm_tn_cuda(Exec& e, const GemmTnCall& call, void* workspace);
 
 namespace cuda {
 
+// What a thread moves at once: 16 bytes of bf16.
+inline constexpr int kPer = 8;
+struct [[gnu::may_alias]] alignas(16) Eight {
+  uint32_t pairs[kPer / 2];
+};
+
 // A weight to bf16 rows at `out`, `stride` elements apart (a multiple of 8; out on 16 bytes): w's columns,
 // and zeros up to the next multiple of 8.
 void decode_weight(Exec& e, const WeightView& w, bf16* out, int64_t stride);

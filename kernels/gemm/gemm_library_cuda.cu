@@ -5,12 +5,6 @@
 namespace qlora::cuda {
 namespace {
 
-constexpr int kPer = 8;  // elements of a thread: 16 bytes of bf16
-
-struct alignas(16) Eight {
-  uint32_t pairs[kPer / 2];
-};
-
 // The terms' x, side by side: a block some hundred groups of eight elements of a row.
 struct PackKernel {
   static constexpr int kThreads = 128;
