@@ -40,13 +40,13 @@ const Build kBuild{[] { return "avx2"; }, ""};
 Ended run(const Words& words, const Body& body, const std::string& out = "") {
   int o[2], e[2];
   if (pipe(o) != 0 || pipe(e) != 0) throw std::runtime_error("no pipe");
+  if (out == "-") close(o[0]);
   std::cout.flush();
   const pid_t child = fork();
   if (child == 0) {
     dup2(out.empty() || out == "-" ? o[1] : open(out.c_str(), O_WRONLY), 1);
     dup2(e[1], 2);
     for (int fd : {o[0], o[1], e[0], e[1]}) close(fd);
-    if (out == "-") usleep(50000);  // until the parent has closed its end
     std::vector<std::string> all = words;
     all.insert(all.begin(), "/usr/bin/qlora-inspect");
     std::vector<char*> argv;
@@ -55,7 +55,6 @@ Ended run(const Words& words, const Body& body, const std::string& out = "") {
   }
   close(o[1]);
   close(e[1]);
-  if (out == "-") close(o[0]);
   Ended ended{0, out == "-" ? "" : drain(o[0]), drain(e[0])};
   int status = 0;
   waitpid(child, &status, 0);

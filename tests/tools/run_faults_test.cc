@@ -223,6 +223,15 @@ TEST_F(RunFaults, QuantizingAtEachCall) {
     }
 }
 
+// Whether a signal sent to the process has not come to it.
+bool awaits_signal(pid_t pid) {
+  const std::string status = slurp("/proc/" + std::to_string(pid) + "/status");
+  for (const char* set : {"SigPnd:", "ShdPnd:"})
+    if (const size_t at = status.find(set); at != std::string::npos)
+      if (std::stoull(status.substr(at + 7), nullptr, 16) != 0) return true;
+  return false;
+}
+
 // The first signal asks for a checkpoint; one that comes while it is being written ends the run at once.
 TEST_F(RunFaults, SecondSignalLeavesAtOnce) {
   for (const int second : {SIGINT, SIGTERM}) {
@@ -239,6 +248,8 @@ TEST_F(RunFaults, SecondSignalLeavesAtOnce) {
                                {"QLORA_FAULT_TOLD", told}}});
     ASSERT_TRUE(r.wait_for([&] { return struck(); }));
     kill(r.pid(), SIGINT);
+    // Two of one number would be one while the first is not yet taken.
+    ASSERT_TRUE(r.wait_for([&] { return !awaits_signal(r.pid()); }));
     EXPECT_TRUE(r.stays(std::chrono::milliseconds(100))) << "the first signal waits for the checkpoint";
     const auto began = std::chrono::steady_clock::now();
     kill(r.pid(), second);

@@ -257,6 +257,7 @@ TEST_F(CudaStep, DecodesAheadWhereThatFits) {
   EXPECT_TRUE(tight.fits);
   EXPECT_EQ(tight.device_bytes, least.device_bytes);
   EXPECT_EQ(tight.choices(), plan.choices()) << "nothing is given up for it";
+  expect_same(cuda::StreamOrder::oldest_first, {.poison = true, .budget = plan.device_bytes - 1});
   EXPECT_FALSE(engine_of(model, {.compute = DType::f32})->plan().decodes_ahead) << "nothing is decoded";
   set_cuda_gemm(CudaGemm::by_rows);
 }

@@ -7,11 +7,15 @@
 #include <sstream>
 
 #include "memory/error.h"
+#include "tests/support/temp_folder.h"
 
 namespace qlora {
 namespace {
 
-std::string path_of(const std::string& name) { return testing::TempDir() + "qlora_metrics_" + name; }
+std::string path_of(const std::string& name) {
+  static const test::TempFolder scratch;
+  return scratch / name;
+}
 std::string content(const std::string& path) {
   std::ostringstream out;
   out << std::ifstream(path, std::ios::binary).rdbuf();

@@ -3,9 +3,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <fstream>
 
 #include "memory/error.h"
+#include "tests/support/temp_folder.h"
 
 namespace qlora {
 namespace {
@@ -63,11 +63,11 @@ class FakeEncoder : public RowEncoder {
   }
 };
 
-std::string file(const std::string& name, const std::string& text) {
-  const std::string path = testing::TempDir() + "qlora_reader_" + name;
-  std::ofstream(path, std::ios::binary) << text;
-  return path;
+const test::TempFolder& scratch() {
+  static const test::TempFolder folder;
+  return folder;
 }
+std::string file(const std::string& name, const std::string& text) { return scratch().write(name, text); }
 
 // A sample for people: a token with loss is in upper case or, for the numbers, in brackets.
 std::string shown(const Dataset& data, int64_t i) {
@@ -104,7 +104,7 @@ std::string error_of(const std::string& path, const ReadOptions& o = {}, int exi
     EXPECT_EQ(e.exit_code(), exit_code);
     std::string line = e.what();
     EXPECT_EQ(line.find('\n'), std::string::npos);
-    const std::string prefix = testing::TempDir() + "qlora_reader_";
+    const std::string prefix = scratch() / "";
     return line.rfind(prefix, 0) == 0 ? line.substr(prefix.size()) : line;
   }
   return "no error";
@@ -304,7 +304,7 @@ TEST(Reader, BrokenLines) {
 TEST(Reader, KindsThatAreNotRead) {
   for (const char* name : {"x.csv", "x.parquet", "x.jsonl.gz", "x.jsonl.zst"})
     EXPECT_NE(error_of(file(name, "x")).find("is not read yet"), std::string::npos) << name;
-  EXPECT_NE(error_of(testing::TempDir()).find("folders"), std::string::npos);
+  EXPECT_NE(error_of(scratch().path()).find("folders"), std::string::npos);
   EXPECT_NE(error_of("org/name").find("hub"), std::string::npos);
   EXPECT_NE(error_of(file("w.jsonl", "{}") + ":0.5").find("weights"), std::string::npos);
   EXPECT_NE(error_of(file("noise", "hello")).find("neither JSON nor .txt"), std::string::npos);

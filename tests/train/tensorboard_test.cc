@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "memory/error.h"
+#include "tests/support/temp_folder.h"
 
 namespace qlora {
 namespace {
@@ -79,8 +80,8 @@ std::vector<std::string> records(const std::string& path) {
 }
 
 TEST(TensorBoard, EventsReadBack) {
-  const std::string folder = testing::TempDir() + "qlora_runs";
-  std::filesystem::remove_all(folder);
+  const test::TempFolder scratch;
+  const std::string folder = scratch / "runs";
   std::string first, second;
   {
     TensorBoardWriter w(folder, std::nullopt);
