@@ -63,62 +63,36 @@ GemmBody<GemmTnCall> body_of(const GemmTnCall& call) {
   return {QLORA_DISPATCH(gemm_tile), false, QLORA_PICK(gemm_tn_part)};
 }
 
-// The tasks of a [rows, cols] output, with their workspace: one worker's memory each, and `kept` bytes of
-// panels.
+// The tasks of a [rows, cols] output, with their workspace: one worker's memory each.
 class GemmRun {
  public:
   template <class Call>
-  GemmRun(Exec& e, const GemmBody<Call>& body, int64_t rows, int64_t cols, size_t kept = 0)
+  GemmRun(Exec& e, const GemmBody<Call>& body, int64_t rows, int64_t cols)
       : rows_(rows),
         cols_(cols),
         tile_(body.tile),
         space_(body.tile, body.of_bf16, rows, cols),
-        workers_(sizeof(float) * static_cast<size_t>(space_.floats()) * static_cast<size_t>(e.threads())),
-        kept_(kept),
-        memory_(e.allocate(Region::workspace, "gemm workspace", workers_ + kept)) {}
+        memory_(e.allocate(
+            Region::workspace, "gemm workspace",
+            sizeof(float) * static_cast<size_t>(space_.floats()) * static_cast<size_t>(e.threads()))) {}
   template <class Call>
   void operator()(Exec& e, const GemmBody<Call>& body, const Call& call) const {
     if (rows_ == 0 || cols_ == 0) return;
     const GemmTasks tasks(tile_, rows_, cols_, e.threads());
-    KeptPanels panels;
-    const auto run = [&](int64_t begin, int64_t end) {
-      // One block of rows after another, whose x stays near while W passes by in fewer bytes.
-      e.parallel(end - begin, [&](int64_t i, int worker) {
-        const int64_t row = (begin + i) / tasks.col_groups * tasks.rows,
-                      col = (begin + i) % tasks.col_groups * tasks.cols;
-        body.part(call,
-                  {row, std::min(tasks.rows, rows_ - row), col, std::min(tasks.cols, cols_ - col), panels},
-                  space_, memory_.as<float>() + worker * space_.floats());
-      });
-    };
-    // Where no worker would wait for the others' panels.
-    if (kept_ == 0 || tasks.col_groups % e.threads() != 0) return run(0, tasks.count());
-    panels = {memory_.as<char>() + workers_, ceil_div(cols_, tile_.cols), false};
-    run(0, tasks.col_groups);
-    panels.taken = true;
-    run(tasks.col_groups, tasks.count());
+    // One block of rows after another, whose x stays near while W passes by in fewer bytes.
+    e.parallel(tasks.count(), [&](int64_t task, int worker) {
+      const int64_t row = task / tasks.col_groups * tasks.rows, col = task % tasks.col_groups * tasks.cols;
+      body.part(call, {row, std::min(tasks.rows, rows_ - row), col, std::min(tasks.cols, cols_ - col)},
+                space_, memory_.as<float>() + worker * space_.floats());
+    });
   }
 
  private:
   int64_t rows_, cols_;
   GemmTile tile_;
   GemmWorkspace space_;
-  size_t workers_, kept_;
   Buffer memory_;
 };
-
-// The bytes of the panels that `call` keeps from its first block of rows for the others; 0: none.
-size_t kept_bytes(const GemmBody<GemmCall>& body, const GemmCall& call) {
-  if (!body.of_bf16 || call.y.rows <= kMostRows) return 0;
-  int64_t steps = 0, segments = 0;
-  for (const GemmTerm& t : call.terms) {
-    steps += ceil_div(t.x.cols, kBf16Tile);
-    segments += t.x.cols % kBf16Tile == 0 || t.x.cols < kBf16Tile ? 1 : 2;
-  }
-  if (segments > kBf16Segments) return 0;  // then chunks may be more than the steps make
-  const int64_t bytes = ceil_div(steps, kBf16Steps) * ceil_div(call.y.cols, kBf16Tile) * kBf16PanelBytes;
-  return bytes <= kMostKeptBytes ? static_cast<size_t>(bytes) : 0;
-}
 
 void gemm(Exec& e, const char* name, const GemmCall& call) {
   if (e.on_cuda()) return gemm_on_cuda(e, name, call);
@@ -126,7 +100,7 @@ void gemm(Exec& e, const char* name, const GemmCall& call) {
   const Mat& y = call.y;
   const auto [flops, read] = gemm_cost(call);
   const GemmBody<GemmCall> body = body_of(call);
-  const GemmRun run(e, body, y.rows, y.cols, kept_bytes(body, call));
+  const GemmRun run(e, body, y.rows, y.cols);
   if (e.op(name, flops, read, y.bytes())) run(e, body, call);
 }
 

@@ -2,8 +2,7 @@
 // begin anew at each GemmTerm, so that an output element hangs on the order of its terms alone: blocks of K,
 // rows, columns and threads are free.
 
-inline constexpr int64_t kPairBytes = kBf16PanelBytes;
-static_assert(kPairBytes == kBf16Steps * kStepBytes);
+inline constexpr int64_t kPairBytes = kBf16Steps * kStepBytes;
 inline constexpr int64_t kPanelCols = 2 * kBf16Tile;  // decoded at a time: a block of 64 codes is set up once
 
 // Two tiles, 16 columns each, make up a step of kBf16Tile columns.
@@ -190,25 +189,20 @@ inline void finish(const GemmCall& call, const GemmPart& part, const float* c, i
 // pass by. Stores hold up the tiles' loads, of which each is likely to share its place in a page with one of
 // them: so rows are copied, panels decoded and sums finished many at a time, not between products.
 inline void gemm_part(const GemmCall& call, const GemmPart& part, const GemmWorkspace& space, float* memory) {
-  char* packed = reinterpret_cast<char*>(memory);
+  char *packed = reinterpret_cast<char*>(memory), *panels = reinterpret_cast<char*>(memory + space.a);
   const TileRegisters registers;
   Chunks chunks(call.terms, part.cols);
   // Sums lie panel by panel; what one chunk completes needs no place of its own.
   const int64_t panel_c = ceil_div(part.rows, kBf16Tile) * kBf16Tile * kBf16Tile;
   TileRows x[kBf16Segments];
-  int64_t index = 0;
-  for (bool first = true, more = true; more; first = false, ++index) {
+  for (bool first = true, more = true; more; first = false) {
     const Chunk chunk = chunks.next();
     more = !chunk.last;
     pack_chunk(chunk, part, packed);
-    char* const kept =
-        part.kept.data == nullptr ? nullptr : part.kept.data + index * part.kept.panels * kBf16PanelBytes;
     for (int64_t j = 0; j < part.cols; j += kPanelCols) {
       const GemmPart both{part.row, part.rows, part.col + j, at_most(part.cols - j, kPanelCols)};
       float* c = memory + space.a + space.panel + (first && chunk.last ? 0 : j / kBf16Tile * panel_c);
-      char* const panels = kept == nullptr ? reinterpret_cast<char*>(memory + space.a)
-                                           : kept + both.col / kBf16Tile * kBf16PanelBytes;
-      if (!part.kept.taken) decode_chunk(call, chunk, both.col, both.cols, panels);
+      decode_chunk(call, chunk, both.col, both.cols, panels);
       for (int64_t half = 0; half * kBf16Tile < both.cols; ++half)
         for (int64_t r = 0; r < part.rows; r += kBf16Tile) {
           const int64_t rows = at_most(part.rows - r, kBf16Tile);

@@ -16,21 +16,11 @@ inline constexpr int64_t kStrideA = kBlockK + 16;  // of a packed block of x: of
 inline constexpr int64_t kMostRows = 512;          // of a task
 inline constexpr int64_t kMostPanels = 8;          // of a task
 
-// Of bf16 products: a microkernel's rows and columns, the steps of 32 terms that a decoded panel holds, and
-// the parts of GemmTerms that these may come from.
+// Of bf16 products: a microkernel's rows and columns, the steps of 32 terms that a decoded panel holds, and the parts
+// of GemmTerms that these may come from.
 inline constexpr int64_t kBf16Tile = 32, kBf16Steps = 20, kBf16Segments = 10;
 // Of a row of them in a copy: each part's length is made odd in lines.
 inline constexpr int64_t kBf16PackedBytes = (kBf16Steps + kBf16Segments) * 64;
-
-// Decoded panels of a bf16 product: the tasks of the first block of rows leave them, those of the others take
-// them. Panel p of the sum's chunk c is at (c * panels + p) * kBf16PanelBytes.
-inline constexpr int64_t kBf16PanelBytes = kBf16Steps * 64 * kBf16Tile;
-inline constexpr int64_t kMostKeptBytes = int64_t{8} << 20;  // near enough to be brought back soon
-struct KeptPanels {
-  char* data = nullptr;  // none are kept
-  int64_t panels = 0;
-  bool taken = false;  // else left
-};
 
 // The microkernel's tile, an ISA's own, and how many of its columns a task may have at most.
 struct GemmTile {
@@ -122,7 +112,6 @@ struct GemmTnCall {
 // A task's part of the output.
 struct GemmPart {
   int64_t row, rows, col, cols;
-  KeptPanels kept = {};
 };
 
 }  // namespace qlora

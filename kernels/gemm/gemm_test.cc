@@ -199,27 +199,6 @@ TEST_P(Gemm, CutsBothWays) {
   }
 }
 
-// Rows beyond a task's take the panels, some chunks of them, that the first rows' tasks have decoded.
-TEST_P(GemmOnCpu, LaterRowsTakeTheFirstOnesPanels) {
-  const int64_t M = 520, N = 400, K = 660;
-  for (const bool nt : {true, false}) {
-    const TestWeight w(Format::nf4, nt ? N : K, nt ? K : N, {}), b(Format::f32, nt ? N : 16, nt ? 16 : N, {});
-    const TestMatrix x(DType::bf16, M, K, 0), s(DType::bf16, M, 16, 0);
-    TestMatrix rows(DType::bf16, M, N, 0);
-    const auto run = [&](int threads, int64_t begin, int64_t count, const Mat& to) {
-      const GemmTerm terms[] = {{x.view().row_range(begin, count), w.view()},
-                                {s.view().row_range(begin, count), b.view()}};
-      run_planned(threads, [&](Exec& e) { multiply(e, nt, terms, {}, to.row_range(begin, count)); });
-    };
-    for (int64_t begin = 0; begin < M; begin += 260) run(1, begin, 260, rows.view());
-    for (const int threads : {1, 2}) {
-      TestMatrix y(DType::bf16, M, N, 0);
-      run(threads, 0, M, y.view());
-      EXPECT_TRUE(same_bits(y, rows)) << threads << " threads";
-    }
-  }
-}
-
 // Sums of more terms than any block or panel holds; rows of x that lie a power of two apart, and not.
 TEST_P(Gemm, SumsOfManyTerms) {
   for (auto [M, N, K] : {std::array<int64_t, 3>{33, 40, 2048}, {35, 140, 1129}}) {
