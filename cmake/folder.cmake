@@ -78,19 +78,6 @@ function(qlora_cuda_bench)
   endif()
 endfunction()
 
-# A program knows its own manual page and completion; it is asked for them when it is installed.
-function(qlora_install_pages name)
-  set(pages ${CMAKE_BINARY_DIR}/pages)
-  install(CODE "
-    file(MAKE_DIRECTORY \"${pages}\")
-    execute_process(COMMAND \"$<TARGET_FILE:${name}>\" --help-man
-                    OUTPUT_FILE \"${pages}/${name}.1\" COMMAND_ERROR_IS_FATAL ANY)
-    execute_process(COMMAND \"$<TARGET_FILE:${name}>\" --help-bash-completion
-                    OUTPUT_FILE \"${pages}/${name}.bash\" COMMAND_ERROR_IS_FATAL ANY)")
-  install(FILES ${pages}/${name}.1 DESTINATION share/man/man1)
-  install(FILES ${pages}/${name}.bash DESTINATION share/bash-completion/completions RENAME ${name})
-endfunction()
-
 # tests/NAME/*.cc, for the kernels the *_test.cc beside each op, and the emulated device (tests/emulated), which takes the
 # place of the bodies that the libraries have (the linker looks there only for what is missing).
 function(qlora_test name)

@@ -19,10 +19,3 @@ function(qlora_install_pages name)
     file(INSTALL DESTINATION \"\${CMAKE_INSTALL_PREFIX}/${CMAKE_INSTALL_DATADIR}/bash-completion/completions\" TYPE FILE
          FILES \"\${pages}/${name}\")")
 endfunction()
-
-file(GLOB mains CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tools/*.cc)
-foreach(main ${mains})
-  get_filename_component(name ${main} NAME_WE)
-  string(REPLACE "_" "-" name ${name})
-  qlora_install_pages(${name})
-endforeach()
