@@ -197,7 +197,7 @@ void CheckpointStore::prune(int64_t keep, int64_t step) const {
   const auto current = std::count_if(all.begin(), all.end(), [&](const auto& c) { return c.first <= step; });
   io(folder_, [&] {
     for (size_t i = 0; i < all.size(); ++i) {
-      const bool old = keep > 0 && static_cast<int64_t>(i) + keep < current;
+      const bool old = keep > 0 && static_cast<int64_t>(i) < current - keep;
       if (!old && all[i].first <= step) continue;
       // Renamed first: a crash half way through the deletion leaves no broken folder of the final name.
       const std::string doomed = folder_ + "/" + kPartial + std::to_string(all[i].first) + ".old";

@@ -136,6 +136,9 @@ Schedule::Schedule(const ScheduleOptions& o)
         fail(Category::usage,
              "--lr-scheduler-type cosine_with_min_lr: needs either min_lr or min_lr_rate; add ",
              "--lr-scheduler-kwargs min_lr_rate=0.1");
+      if (min_lr && !(base_ > 0))
+        fail(Category::usage, "--lr-scheduler-kwargs min_lr=", *min_lr,
+             ": is a share of --learning-rate, which is 0; give one above 0");
       min_rate_ = min_lr ? *min_lr / base_ : *min_lr_rate;
       break;
     }

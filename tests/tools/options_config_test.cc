@@ -45,6 +45,14 @@ TEST(Config, CommandLineWinsWhateverTheOrder) {
   }
 }
 
+TEST(Config, EachEpochIsAValueLikeAnyOther) {
+  const test::TempFolder scratch;
+  const std::string path = scratch.write("c.yaml", kHead + "eval_steps: 50\neval_fraction: 0.1\n");
+  EXPECT_EQ(parse_options(train_table(), {"--config", path}).get<int64_t>("eval-steps"), 50);
+  EXPECT_FALSE(parse_options(train_table(), {"--config", path, "--eval-strategy", "epoch"})
+                   .find<int64_t>("eval-steps"));
+}
+
 // The Axolotl project's own kind of file, with the keys that its examples leave empty.
 TEST(Config, ReadsAPeersFile) {
   const Options options = with_config(R"(
@@ -132,6 +140,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{kHead + "lora_r: 8\nlora_rank: 9\n", 2, "lora_rank: contradicts "},
         Bad{kHead + "load_in_4bit: true\nload_in_8bit: true\n", 2, "contradicts"},
         Bad{kHead + "load_in_4bit: false\n", 2, "add bits"},
+        Bad{kHead + "eval_strategy: epoch\n", 2, ":4: eval_strategy: epoch wants rows to evaluate on"},
+        Bad{kHead + "eval_strategy: epoch\neval_steps: 50\nval_set_size: 0.1\n", 2, "contradicts "},
         Bad{kHead + "lora_r: [8]\n", 2, "a list is not read here"},
         Bad{kHead + "lora_r: {a: 8}\n", 2, "a mapping is not read here"},
         Bad{kHead + "datasets:\n  - path: x\n    type: alpaca\n", 2, "entries with a structure"},

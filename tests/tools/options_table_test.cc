@@ -35,10 +35,14 @@ TEST_P(TableTest, EveryNameIsFoundAndEveryFallbackHolds) {
     for (const Alias& alias : option.aliases) {
       const Match match = match_name(*GetParam(), with_dashes(alias.name));
       EXPECT_EQ(match.option, &option) << alias.name;
-      for (const ValueRule& rule : alias.values)
+      for (const ValueRule& rule : alias.values) {
         if (rule.then == ValueRule::use) {
           EXPECT_EQ(canonical_value(option, rule.text, "x"), rule.text) << alias.name;
         }
+        for (const std::string& other : rule.with)
+          EXPECT_NE(match_name(*GetParam(), other).option, nullptr) << other;
+        EXPECT_EQ(rule.then == ValueRule::needs && rule.with.empty(), false) << alias.name;
+      }
     }
     for (const ValueRule& rule : option.rules) {
       if (rule.then == ValueRule::use) {

@@ -259,6 +259,20 @@ TEST(BatchPlan, WindowsAndEpochs) {
   EXPECT_EQ(BatchPlan(data, o).total_steps(), 7);
   o.max_steps = 0;
   EXPECT_THROW(BatchPlan(data, o), Error);
+  // Numbers that could go on to overflow: as many steps as an int32 has, and no more.
+  o.accumulation = 1;  // six steps an epoch
+  o.epochs = INT32_MAX / 6;
+  EXPECT_EQ(BatchPlan(data, o).total_steps(), INT32_MAX - 1);
+  EXPECT_EQ(BatchPlan(data, o).maxima().tokens, 10);
+  o.epochs = INT32_MAX / 6 + 1;
+  EXPECT_THROW(BatchPlan(data, o), Error);
+  o.max_steps = INT32_MAX;
+  EXPECT_EQ(BatchPlan(data, o).maxima().tokens, 10);
+  for (const int64_t many : {int64_t{INT32_MAX} + 1, int64_t{1} << 32, INT64_MAX}) {
+    o.max_steps = many;
+    EXPECT_THROW(BatchPlan(data, o), Error) << many;
+  }
+  o.max_steps = 0;
   o.epochs = 1;
   o.batch = 0;
   EXPECT_THROW(BatchPlan(data, o), Error);

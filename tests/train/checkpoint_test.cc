@@ -134,7 +134,7 @@ TEST_F(CheckpointTest, PruneKeepsTheNewestGoodOnes) {
   s.prune(1, 4);
   EXPECT_EQ(names(), Names{"checkpoint-4"});
   save(s, 5);
-  s.prune(0, 5);
+  for (const int64_t all : {int64_t{0}, INT64_MAX}) s.prune(all, 5);
   EXPECT_EQ(names(), (Names{"checkpoint-4", "checkpoint-5"}));
 }
 

@@ -72,9 +72,10 @@ TEST(Schedule, ShapesOfWarmupStableDecay) {
   EXPECT_DOUBLE_EQ(Schedule(o).rate(2), 0.5);
 }
 
-int exit_code(ScheduleType type, const std::string& kwargs) {
+int exit_code(ScheduleType type, const std::string& kwargs, double learning_rate = 2e-4) {
   try {
     ScheduleOptions o;
+    o.learning_rate = learning_rate;
     o.type = type;
     o.total_steps = 10;
     o.kwargs = parse_schedule_kwargs(kwargs);
@@ -98,6 +99,7 @@ TEST(Schedule, ArgumentsThatAreWrong) {
   EXPECT_EQ(exit_code(ScheduleType::warmup_stable_decay, ""), 2);
   EXPECT_EQ(exit_code(ScheduleType::warmup_stable_decay, "num_decay_steps=2.5"), 2);
   EXPECT_EQ(exit_code(ScheduleType::warmup_stable_decay, "num_decay_steps=2,decay_type=square"), 2);
+  EXPECT_EQ(exit_code(ScheduleType::cosine_with_min_lr, "min_lr=1e-5", 0), 2) << "a share of nothing";
   EXPECT_EQ(exit_code(ScheduleType::polynomial, "lr_end=0.1"), 2);
   EXPECT_EQ(exit_code(ScheduleType::inverse_sqrt, "timescale=0"), 2);
   EXPECT_THROW(parse_schedule_type("cosine_annealing"), Error);

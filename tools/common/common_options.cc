@@ -21,7 +21,8 @@ Option model_option(bool required) {
 std::vector<Option> base_options() {
   const std::string says_not = "says what the base is not; add bits: 16, 8 or keep";
   const auto flag = [&](const char* name, const char* bits) {
-    return Alias{name, {{"true", ValueRule::use, bits}, {"false", ValueRule::needs, says_not}}, true};
+    return Alias{
+        name, {{"true", ValueRule::use, bits}, {"false", ValueRule::needs, says_not, {"bits"}}}, true};
   };
   return {
       {.name = "bits",

@@ -36,12 +36,14 @@ struct ValueRule {
   enum Then {
     use,     // `text` is the value
     ignore,  // says nothing here: the option stays unset
-    needs,   // as ignore, but an error (`text`) unless something else gives the option
+    unset,   // the option is unset, which contradicts a value of the same place; one of `with` must be given
+    needs,   // as ignore, and one of `with` must be given
     refuse,  // known, not built: `text` is the remedy
   };
   std::string from;
   Then then = use;
   std::string text;
+  std::vector<std::string> with = {};  // options; when none of them is given, `text` is the error
 };
 
 // A name that a peer uses for the option. Its rules come before the option's own.

@@ -1,5 +1,4 @@
-#include <nlohmann/json.hpp>
-#include <set>
+#include <algorithm>
 
 #include "memory/error.h"
 #include "tools/common/config_file.h"
@@ -34,7 +33,7 @@ class Parser {
   };
   using Map = std::map<std::string, Given>;
   struct Need {
-    const Option* option;
+    std::vector<std::string> with;
     std::string message;
   };
 
@@ -212,8 +211,12 @@ class Parser {
       const ValueRule* rule = find_rule(match, value);
       if (rule && rule->then == ValueRule::refuse)
         fail(Category::usage, origin, ": ", value, " ", rule->text);
-      if (rule && rule->then == ValueRule::needs)
-        needs_.push_back({&option, cat(origin, ": ", value, " ", rule->text)});
+      if (rule && !rule->with.empty())
+        needs_.push_back({rule->with, cat(origin, ": ", value, " ", rule->text)});
+      if (rule && rule->then == ValueRule::unset) {
+        values.clear();
+        break;
+      }
       if (rule && rule->then != ValueRule::use) {
         // The option's own word for "unset" also overrides the file; a peer's key that says nothing does not.
         if (!match.alias && rule->then == ValueRule::ignore) map[option.name] = {{}, origin, nullptr};
@@ -254,7 +257,9 @@ class Parser {
 
   void check_needs() const {
     for (const Need& need : needs_)
-      if (!options_.given(need.option->name)) fail(Category::usage, need.message);
+      if (std::none_of(need.with.begin(), need.with.end(),
+                       [this](const std::string& name) { return options_.given(name); }))
+        fail(Category::usage, need.message);
   }
 
   void check_required() const {

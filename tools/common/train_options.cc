@@ -61,14 +61,18 @@ std::vector<Option> batch_options() {
        .help = "steps to train; wins over the epochs",
        .group = "Data",
        .rules = {{"-1", Then::ignore, ""}},
-       .min = 1},
+       .min = 1,
+       .max = INT32_MAX},
   };
 }
 
 std::vector<Option> evaluation_options() {
   const std::vector<ValueRule> strategy = {
-      {"epoch", Then::ignore, ""},
-      {"steps", Then::needs, "wants their number; add eval_steps"},
+      {"epoch",
+       Then::unset,
+       "wants rows to evaluate on; add eval_dataset or eval_fraction",
+       {"eval-dataset", "eval-fraction"}},
+      {"steps", Then::needs, "wants their number; add eval_steps", {"eval-steps"}},
       {"*", Then::refuse,
        "is not needed: nothing is evaluated without eval_dataset or eval_fraction; drop it"}};
   return {

@@ -10,6 +10,8 @@
 namespace qlora {
 namespace {
 
+constexpr int64_t kMostSteps = INT32_MAX;
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 void check_options(const BatchOptions& o) {
@@ -40,8 +42,11 @@ BatchPlan::BatchPlan(const Dataset& data, const BatchOptions& options) : data_(d
   batches_ = ceil_div(rows(), options.batch);
   steps_ = ceil_div(batches_, options.accumulation);
   const double steps = std::ceil(options.epochs * static_cast<double>(steps_));
-  if (options.max_steps <= 0 && steps > 1e15)
-    fail(Category::usage, "--num-train-epochs ", options.epochs, ": too many steps");
+  if (options.max_steps <= 0 && steps > static_cast<double>(kMostSteps))
+    fail(Category::usage, "--num-train-epochs ", options.epochs, ": comes to more than ", kMostSteps,
+         " steps; give fewer, or --max-steps");
+  if (options.max_steps > kMostSteps)
+    fail(Category::usage, "--max-steps ", options.max_steps, ": must be at most ", kMostSteps);
   total_steps_ = options.max_steps > 0 ? options.max_steps : static_cast<int64_t>(steps);
   if (bound().tokens > INT32_MAX)
     fail(Category::usage, "--per-device-train-batch-size ", options.batch, ": more than 2^31 tokens a batch");
