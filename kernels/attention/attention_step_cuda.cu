@@ -119,7 +119,7 @@ struct AttentionStepKernel {
   // A warp a head: scores to exp(score - largest).
   QLORA_DEVICE void softmax(Shared<float> scores, Shared<float> totals, int count) const {
     const int row = warp() * kPart;
-    float top = scores[row], total = 0;
+    float top = -__builtin_inff(), total = 0;  // a lane reads no score but those that it writes
     for (int j = lane(); j < count; j += kWarp) top = max(top, scores[row + j]);
     top = warp_max(top);
     for (int j = lane(); j < count; j += kWarp) {

@@ -34,12 +34,15 @@ class SharedShadow {
     int16_t thread = kNobody;
     uint32_t epoch = 0, warp = 0;
   };
-  static constexpr int16_t kNobody = -1, kSeveral = -2;  // several: of different warps
+  // Several threads: of different warps; of one warp w, kSeveral - 1 - w.
+  static constexpr int16_t kNobody = -1, kSeveral = -2;
+  static int warp_of(const Time& t) { return t.thread >= 0 ? t.thread / 32 : kSeveral - 1 - t.thread; }
   struct Entry {
     Time written, read;
     bool pending = false;
   };
   bool ordered(const Time& before, int thread) const;
+  Time read_by(const Time& before, int thread) const;
   bool refuse(size_t i, const char* what, const Time& other);
   size_t index(const void* p) const {
     return static_cast<size_t>(static_cast<const std::byte*>(p) -

@@ -20,12 +20,23 @@ void SharedShadow::poison(void* p, size_t bytes) { std::memset(p, poison_, bytes
 
 bool SharedShadow::ordered(const Time& before, int thread) const {
   if (before.thread == kNobody || before.thread == thread || before.epoch < epoch_) return true;
-  return before.thread >= 0 && before.thread / 32 == thread / 32 && before.warp < warp_[thread];
+  return warp_of(before) == thread / 32 && before.warp < warp_[thread];
+}
+
+// The readers that a writer must come after: who stands behind a barrier after all of them stands for them.
+SharedShadow::Time SharedShadow::read_by(const Time& before, int thread) const {
+  const Time now{static_cast<int16_t>(thread), epoch_, warp_[thread]};
+  if (ordered(before, thread)) return now;
+  if (warp_of(before) != thread / 32) return {kSeveral, epoch_, 0};
+  return {static_cast<int16_t>(kSeveral - 1 - thread / 32), epoch_, std::max(before.warp, now.warp)};
 }
 
 bool SharedShadow::refuse(size_t i, const char* what, const Time& other) {
   wrong_ = cat("byte ", i * 2, " of shared memory ", what);
-  if (other.thread >= 0) wrong_ += cat(" thread ", other.thread);
+  if (other.thread >= 0)
+    wrong_ += cat(" thread ", other.thread);
+  else if (other.thread != kNobody)
+    wrong_ += " several threads";
   return false;
 }
 
@@ -38,9 +49,7 @@ bool SharedShadow::touch(const void* p, size_t bytes, Access access, int thread)
       if (e.written.thread == kNobody) return refuse(i, "read that nobody has written", {});
       if (!ordered(e.written, thread))
         return refuse(i, "read with no barrier since it was written by", e.written);
-      const bool others = e.read.thread != kNobody && e.read.thread != thread && e.read.epoch == epoch_;
-      const bool far = others && (e.read.thread == kSeveral || e.read.thread / 32 != thread / 32);
-      e.read = {far ? kSeveral : static_cast<int16_t>(thread), epoch_, warp_[thread]};
+      e.read = read_by(e.read, thread);
       continue;
     }
     if (!ordered(e.written, thread))

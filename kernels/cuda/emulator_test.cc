@@ -219,6 +219,22 @@ TEST(Emulator, SeesAMissingBarrierOfTheWarp) {
       "read with no barrier since it was written by");
 }
 
+// A lane that reads what all lanes read, and then writes it, is ordered after its own read alone.
+TEST(Emulator, SeesAMissingBarrierOfTheWarpAfterReads) {
+  const auto kernel = [](bool with) {
+    return [with](SharedMemory shared) {
+      const Shared<int> s = shared.take<int>(64);
+      s[thread()] = 1;
+      barrier();
+      const int read = s[warp() * 32], all = shuffle(read, 0);  // orders no memory
+      if (with) warp_barrier();
+      if (lane() == 0 && s[thread()] == all) s[thread()] = 2;
+    };
+  };
+  expect_fault(kernel(false), "written with no barrier since it was read by several threads");
+  expect_fine(kernel(true));
+}
+
 TEST(Emulator, SeesAMissingWait) {
   expect_fault(
       [](SharedMemory shared) {
